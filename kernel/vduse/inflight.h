@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Which requests of a virtqueue are in flight, and how to fail them.
+ *
+ * A tracker follows one virtqueue whose rings live in coherent memory of a
+ * domain (virtio_vdpa). It needs no help from the daemon, so it still knows
+ * the requests in flight when the daemon has died.
+ */
+#ifndef _VDUSE_INFLIGHT_H
+#define _VDUSE_INFLIGHT_H
+
+#include <linux/spinlock.h>
+#include <linux/types.h>
+#include <linux/vdpa.h>
+
+struct vduse_domain;
+
+/**
+ * struct vduse_ring - where a virtqueue is and how it is laid out
+ * @num: descriptors in the ring
+ * @packed: packed layout (VIRTIO_F_RING_PACKED), else split
+ * @desc: IOVA of the descriptor area
+ * @driver: IOVA of the driver area (avail ring, driver event suppression)
+ * @device: IOVA of the device area (used ring, device event suppression)
+ * @state: where the device starts, as given by set_vq_state
+ */
+struct vduse_ring {
+	u32 num;
+	bool packed;
+	u64 desc;
+	u64 driver;
+	u64 device;
+	struct vdpa_vq_state state;
+};
+
+/**
+ * struct vduse_inflight - tracker of one virtqueue
+ *
+ * Embedded in the virtqueue; all members are private to inflight.c. Zeroed
+ * memory plus vduse_inflight_init() is a stopped tracker.
+ *
+ * @lock: guards everything below, and makes the module the only device when
+ *	it fails requests
+ * @d: the domain, NULL while stopped
+ * @num: descriptors in the ring
+ * @packed: packed layout
+ * @failing: requests are being failed; the daemon's view does not count
+ * @distrust: the rings contradicted the tracker; it was said in the log
+ * @desc: descriptor area
+ * @driver: driver area
+ * @device: device area
+ * @avail: split: avail index seen; packed: next slot the driver makes available
+ * @used: split: used index seen; packed: next slot the device writes
+ * @avail_wrap: packed: driver's wrap counter at @avail
+ * @used_wrap: packed: device's wrap counter at @used
+ * @count: requests in flight
+ * @slots: packed: descriptors that they occupy
+ * @heads: by head (split) or buffer id (packed): split: how often it is in
+ *	flight; packed: length of its descriptor list, 0 when not in flight
+ */
+struct vduse_inflight {
+	spinlock_t lock;
+	struct vduse_domain *d;
+	u32 num;
+	bool packed;
+	bool failing;
+	bool distrust;
+	void *desc;
+	void *driver;
+	void *device;
+	u16 avail;
+	u16 used;
+	bool avail_wrap;
+	bool used_wrap;
+	u32 count;
+	u32 slots;
+	u16 *heads;
+};
+
+/**
+ * vduse_inflight_init - prepare a tracker
+ * @t: the tracker, zeroed
+ *
+ * Context: any.
+ */
+void vduse_inflight_init(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_start - begin to follow a virtqueue
+ * @t: a stopped tracker
+ * @d: domain of the device; must outlive the tracking
+ * @ring: the virtqueue; it must be idle, as it is when it becomes ready
+ *
+ * Call it when the driver sets the virtqueue ready, before it can add a
+ * buffer. Only for devices whose driver maps every buffer through the DMA API
+ * before it makes it available (virtio_blk does).
+ *
+ * Context: may sleep.
+ * Return: 0; -EOPNOTSUPP when the rings are not coherent memory of @d
+ * (vhost_vdpa); -EINVAL for a size or state that cannot be; -EBUSY when it is
+ * started already; -ENOMEM.
+ */
+int vduse_inflight_start(struct vduse_inflight *t, struct vduse_domain *d,
+			 const struct vduse_ring *ring);
+
+/**
+ * vduse_inflight_stop - cease to follow a virtqueue
+ * @t: the tracker, started or not
+ *
+ * Call it when the virtqueue is no longer ready or the device is reset. The
+ * memory that @t is part of may be reused at once, but must not be freed
+ * before an RCU grace period has passed.
+ *
+ * Context: any but hard interrupt; does not sleep.
+ */
+void vduse_inflight_stop(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_observe - take note of new avail and used entries
+ * @t: the tracker, started or not
+ *
+ * Observing happens by itself on the map path as often as exactness needs it;
+ * calling it elsewhere only makes vduse_inflight_count() fresher.
+ *
+ * Context: any but hard interrupt.
+ */
+void vduse_inflight_observe(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_count - observe, and count the requests in flight
+ * @t: the tracker, started or not
+ *
+ * Context: any but hard interrupt.
+ * Return: requests that were made available and not used.
+ */
+unsigned int vduse_inflight_count(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_used - how far the device has come
+ * @t: the tracker, started or not
+ *
+ * Context: any but hard interrupt.
+ * Return: a number that changes whenever the device uses buffers; for telling
+ * whether a daemon makes progress.
+ */
+u32 vduse_inflight_used(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_fail - complete what is in flight with an I/O error
+ * @t: the tracker, started or not
+ *
+ * Everything outstanding and everything newly available gets
+ * VIRTIO_BLK_S_IOERR and a used entry. Only for VIRTIO_ID_BLOCK. From the
+ * first call on, the module is the device: no daemon may use the rings again
+ * until the virtqueue was stopped and started. Call it again for every kick.
+ *
+ * Context: any but hard interrupt; does not sleep. The caller must be sure
+ * that no daemon writes to the rings (see vduse_domain_revoke()).
+ * Return: number of requests completed; if it is not 0 the caller runs the
+ * virtqueue's callback.
+ */
+int vduse_inflight_fail(struct vduse_inflight *t);
+
+#endif /* _VDUSE_INFLIGHT_H */
