@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * vDPA Device in Userspace: the device object and what the files of the
+ * module call in one another.
+ *
+ * Who holds a struct vduse_dev:
+ *  - the device table, from VDUSE_CREATE_DEV until VDUSE_DESTROY_DEV;
+ *  - the vDPA device on top of it, from dev_add until its last reference goes;
+ *  - every open file of /dev/vduse/NAME.
+ * The references are those of the embedded struct device.
+ *
+ * Locks, outermost first:
+ *  vdpa_dev_lock (vDPA core)  held around dev_add and dev_del
+ *  vdpa_device.cf_lock (core) held around set_status, reset, get/set_config
+ *  vduse_dev.domain_lock      domain pointer and bounce_size
+ *  vduse_table_lock           the table of devices, open against destroy
+ *  vduse_virtqueue.irq_lock   held over the driver's callback
+ *  vduse_dev.state_lock       who is attached, teardown
+ *  vduse_dev.config_lock      contents of the configuration space
+ *  vduse_msgq.lock, vduse_virtqueue.lock   leaves (an eventfd's lock below)
+ *
+ * vduse_table_lock is never held while a vDPA device is registered or
+ * unregistered: a driver's probe and removal talk to the daemon, and wait.
+ */
+#ifndef _VDUSE_H
+#define _VDUSE_H
+
+#include <linux/cdev.h>
+#include <linux/device.h>
+#include <linux/mutex.h>
+#include <linux/sizes.h>
+#include <linux/spinlock.h>
+#include <linux/vdpa.h>
+#include <linux/workqueue.h>
+#include <uapi/linux/vduse.h>
+
+#include "domain.h"
+#include "message.h"
+#include "virtqueue.h"
+
+/* Bounce buffer of one device, bytes; a multiple of the page size. */
+#define VDUSE_BOUNCE_SIZE_MIN		SZ_1M
+#define VDUSE_BOUNCE_SIZE_MAX		SZ_1G
+#define VDUSE_BOUNCE_SIZE_DEFAULT	SZ_64M
+
+/* Highest IOVA: the largest bounce buffer plus 128 MiB for rings. */
+#define VDUSE_IOVA_LAST			((u64)VDUSE_BOUNCE_SIZE_MAX + SZ_128M - 1)
+
+/* Time an operation waits for the daemon's answer, seconds. */
+#define VDUSE_MSG_TIMEOUT_DEFAULT	30
+
+#define VDUSE_VQ_NUM_MAX		0xffffU
+#define VDUSE_CONFIG_SIZE_MAX		PAGE_SIZE
+
+/* Minor 0 is /dev/vduse/control. */
+#define VDUSE_CONTROL_MINOR		0
+#define VDUSE_MINORS			(1U << MINORBITS)
+
+struct vduse_dev;
+
+/**
+ * struct vduse_vdpa - the vDPA device that drivers bind to
+ * @vdpa: the object of the vDPA core; must be first (vdpa_alloc_device())
+ * @dev: the VDUSE device below it; a reference is held
+ */
+struct vduse_vdpa {
+	struct vdpa_device vdpa;
+	struct vduse_dev *dev;
+};
+
+/**
+ * enum vduse_attach - what is attached to a device, and what is going on
+ * @VDUSE_DAEMON: a daemon has the character device open
+ * @VDUSE_VDPA: a vDPA device exists on top
+ * @VDUSE_ADDING: the vDPA core waits for us, probing a driver
+ * @VDUSE_REMOVING: the vDPA core waits for us, removing the driver
+ * @VDUSE_FAILING: requests are answered with an error by the module itself;
+ *	final until the vDPA device is gone: no daemon may open the device
+ * @VDUSE_DYING: VDUSE_DESTROY_DEV has chosen this device
+ *
+ * Bit numbers in vduse_dev.state, changed under vduse_dev.state_lock.
+ */
+enum vduse_attach {
+	VDUSE_DAEMON,
+	VDUSE_VDPA,
+	VDUSE_ADDING,
+	VDUSE_REMOVING,
+	VDUSE_FAILING,
+	VDUSE_DYING,
+};
+
+/**
+ * struct vduse_dev - one device created through /dev/vduse/control
+ * @dev: class device; its name is the VDUSE device's name
+ * @minor: of /dev/vduse/NAME
+ * @api_version: VDUSE API version its creator spoke
+ * @device_id: virtio device ID; fixed at creation, like the next four
+ * @vendor_id: virtio vendor ID
+ * @device_features: virtio features offered
+ * @vq_num: number of virtqueues
+ * @vq_align: alignment of the rings, bytes
+ * @vqs: the virtqueues, @vq_num pointers
+ * @config_size: size of @config, bytes; fixed at creation
+ * @config: configuration space, contents under @config_lock
+ * @generation: of the configuration space, under @config_lock
+ * @config_lock: see above
+ * @driver_features: features the driver accepted; written by the driver's
+ *	side under cf_lock, read by ioctls without
+ * @irq_lock: guards @config_cb and is held over its call; BH
+ * @config_cb: the driver's configuration change callback
+ * @config_irq: runs @config_cb
+ * @msgq: control messages, and the device status the daemon agreed to
+ * @domain: IOVA space, created by the first dev_add, kept until the end
+ * @bounce_size: bytes; may change until @domain exists
+ * @domain_lock: guards the two above
+ * @state: bits of enum vduse_attach, changed under @state_lock
+ * @state_lock: see above
+ * @vdpa: valid while VDUSE_VDPA is set
+ * @watch: while the core waits for us: fails requests nobody will answer
+ * @progress: @watch's memory of the completions seen, and since when
+ * @progress_since: jiffies of the last change of @progress
+ */
+struct vduse_dev {
+	struct device dev;
+	int minor;
+
+	u64 api_version;
+	u32 device_id;
+	u32 vendor_id;
+	u64 device_features;
+	u32 vq_num;
+	u32 vq_align;
+	struct vduse_virtqueue **vqs;
+
+	u32 config_size;
+	void *config;
+	u32 generation;
+	spinlock_t config_lock; /* contents of config, generation */
+
+	u64 driver_features;
+
+	spinlock_t irq_lock; /* config_cb */
+	struct vdpa_callback config_cb;
+	struct work_struct config_irq;
+
+	struct vduse_msgq msgq;
+
+	struct vduse_domain *domain;
+	unsigned int bounce_size;
+	struct mutex domain_lock; /* domain, bounce_size */
+
+	unsigned long state;
+	spinlock_t state_lock; /* state, vdpa */
+	struct vduse_vdpa *vdpa;
+
+	struct delayed_work watch;
+	u64 progress;
+	unsigned long progress_since;
+};
+
+static inline struct vduse_dev *vdpa_to_vduse(struct vdpa_device *vdpa)
+{
+	return container_of(vdpa, struct vduse_vdpa, vdpa)->dev;
+}
+
+static inline const char *vduse_dev_name(const struct vduse_dev *dev)
+{
+	return dev_name(&dev->dev);
+}
+
+static inline bool vduse_dev_packed(const struct vduse_dev *dev)
+{
+	return READ_ONCE(dev->driver_features) & BIT_ULL(VIRTIO_F_RING_PACKED);
+}
+#endif
