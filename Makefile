@@ -1,8 +1,76 @@
 # SPDX-License-Identifier: MIT
+#
+# The front door. Everything that is made lies under build/; "make clean"
+# leaves what was downloaded there, "make distclean" nothing.
 
 ARCH ?= $(shell dpkg --print-architecture)
 KDIR ?=
+PREFIX ?= /usr/local
+DESTDIR ?=
 
-.PHONY: modules
-modules:
-	tools/modules $(ARCH) "$(KDIR)" $(KBUILD_ARGS)
+.PHONY: all deps modules userspace selftests images check lint demo install \
+	clean distclean help
+
+# Targets run one after the other; the scripts themselves use every processor.
+.NOTPARALLEL:
+
+all: deps modules userspace
+
+deps:
+	@tools/deps/host
+
+modules: deps
+	@tools/build/modules $(ARCH) "$(KDIR)" $(KBUILD_ARGS)
+
+userspace: deps
+	@tools/build/userspace $(ARCH) all
+
+selftests: deps
+	@tools/build/selftests $(ARCH)
+
+images: deps
+	@tools/vm/images amd64 arm64
+
+check:
+	@tools/check
+
+lint: deps
+	@tools/lint/lint
+
+demo:
+	@tools/demo/demo
+
+install: deps
+	@KDIR="$(KDIR)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" tools/build/install $(ARCH)
+
+clean:
+	@rm -rf build/modules build/modules-* build/userspace build/selftests build/check build/lint
+
+distclean:
+	rm -rf build
+
+help:
+	@sed -n '/^#:/s/^#: \{0,1\}//p' Makefile
+
+#: make                build the modules and the daemon for this architecture
+#: make demo           show the main job in a virtual machine (README.md)
+#: make check          every test, on amd64 and arm64; ends with
+#:                     "N passed, N failed, N skipped"
+#: make lint           sparse, checkpatch, W=1, cppcheck, shellcheck
+#: make modules        the kernel modules only
+#: make userspace      the daemon only
+#: make selftests      the kselftest suites (run them with tools/vm/vm)
+#: make images         what the virtual machines of both architectures boot
+#: make install        modules, daemon and manual page on this host
+#: make clean          remove what was built, keep downloads and images
+#: make distclean      remove all of build/
+#:
+#: ARCH=amd64|arm64    what to build for (default: this host); cross-builds
+#: KDIR=DIR            kernel build folder for the modules (default: headers of
+#:                     the newest Debian 6.12 kernel, unpacked under build/;
+#:                     for install: those of the running kernel)
+#: KBUILD_ARGS=...     more arguments for the kernel's build, such as W=1
+#: DESTDIR= PREFIX=    for install
+#:
+#: Missing Debian packages are installed as root or through sudo. A guest of
+#: your own: tools/vm/vm --help.

@@ -34,8 +34,8 @@ apt_configure()
 
 	mkdir -p "$dir"/{lists,archives}/partial "$dir/parts"
 	: >>"$dir/status"
-	apt-config dump | grep -E '^Acquire::(http|https|ftp|Retries|ForceIPv[46])' \
-		>"$dir/parts/network" || true
+	apt-config dump | sed -nE '/^Acquire::(http|https|ftp|Retries|ForceIPv[46])/p' \
+		>"$dir/parts/network"
 	cat >"$dir/apt.conf" <<-EOF
 		Dir::Etc::main "/dev/null";
 		Dir::Etc::parts "$dir/parts";
@@ -90,7 +90,7 @@ apt_for()
 			cat "$dir/update.log" >&2
 			die "could not download the package lists for $arch"
 		fi
-	) || exit 1
+	)
 }
 
 # apt_run ARCH COMMAND...: an apt command under the private configuration.

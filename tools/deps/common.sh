@@ -9,6 +9,9 @@
 # system, and moved into place in one rename: an interrupted download or build
 # leaves nothing that looks finished.
 
+# An error in "$(...)" ends the script like one outside.
+shopt -s inherit_errexit
+
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 # shellcheck disable=SC2034 # used by the scripts that source this file
 build=$top/build
