@@ -20,6 +20,8 @@
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "base/util.h"
+
 /* What the device may do with a region. */
 #define IOTLB_READ	(1u << 0)
 #define IOTLB_WRITE	(1u << 1)
@@ -57,7 +59,35 @@ struct iotlb_ops {
 	void (*release)(void *opaque, const struct iotlb_region *region);
 };
 
-struct iotlb;
+/* Regions known at one time, at most: more is a broken or hostile driver. */
+#define IOTLB_MAX_REGIONS	1024u
+
+struct iotlb_entry;
+
+/**
+ * struct iotlb - private, visible for the inline functions below
+ * @recent: copy of the region that was used last; size 0: none
+ * @generation: see iotlb_generation()
+ * @epoch: epoch of new holds, 0 or 1
+ * @holds: holds by the epoch they were taken in
+ * @table: regions sorted by address, @count of them, room for @capacity
+ * @ending: regions whose release waits for the holds of the other epoch
+ * @retired: regions whose release waits for @ending to be done first
+ * @ops, @opaque: the owner's callbacks
+ */
+struct iotlb {
+	struct iotlb_region recent;
+	uint32_t generation;
+	unsigned int epoch;
+	uint64_t holds[2];
+	struct iotlb_entry **table;
+	unsigned int count;
+	unsigned int capacity;
+	struct iotlb_entry *ending;
+	struct iotlb_entry *retired;
+	const struct iotlb_ops *ops;
+	void *opaque;
+};
 
 /**
  * iotlb_create() - make an empty address space
@@ -110,7 +140,10 @@ void iotlb_invalidate(struct iotlb *tlb, uint64_t first, uint64_t last);
  * Whoever keeps a translated pointer for longer than a hold (the rings)
  * translates again when this differs from what it was.
  */
-uint32_t iotlb_generation(const struct iotlb *tlb);
+static inline uint32_t iotlb_generation(const struct iotlb *tlb)
+{
+	return tlb->generation;
+}
 
 /**
  * iotlb_hold() - keep all present mappings alive
@@ -120,14 +153,29 @@ uint32_t iotlb_generation(const struct iotlb *tlb);
  *
  * Return: a token for iotlb_drop().
  */
-unsigned int iotlb_hold(struct iotlb *tlb);
+static inline unsigned int iotlb_hold(struct iotlb *tlb)
+{
+	tlb->holds[tlb->epoch]++;
+	return tlb->epoch;
+}
+
+/* Slow half of iotlb_drop(). */
+void iotlb_epoch_ended(struct iotlb *tlb);
 
 /**
  * iotlb_drop() - end one hold; may release invalidated regions
  * @tlb: the address space
  * @token: what iotlb_hold() returned
  */
-void iotlb_drop(struct iotlb *tlb, unsigned int token);
+static inline void iotlb_drop(struct iotlb *tlb, unsigned int token)
+{
+	if (unlikely(--tlb->holds[token] == 0 && token != tlb->epoch))
+		iotlb_epoch_ended(tlb);
+}
+
+/* Slow half of iotlb_translate(). */
+int iotlb_translate_slow(struct iotlb *tlb, uint64_t iova, uint64_t len, uint32_t perm,
+			 struct iovec *iov, unsigned int max, unsigned int *ret_niov);
 
 /**
  * iotlb_translate() - find the memory behind a range of addresses
@@ -144,8 +192,22 @@ void iotlb_drop(struct iotlb *tlb, unsigned int token);
  * -EACCES when the mapping does not allow @perm; -E2BIG when @max entries are
  * too few; -EINVAL for an empty range; else what the fault callback returned.
  */
-int iotlb_translate(struct iotlb *tlb, uint64_t iova, uint64_t len, uint32_t perm,
-		    struct iovec *iov, unsigned int max, unsigned int *ret_niov);
+static inline int iotlb_translate(struct iotlb *tlb, uint64_t iova, uint64_t len,
+				  uint32_t perm, struct iovec *iov, unsigned int max,
+				  unsigned int *ret_niov)
+{
+	const struct iotlb_region *r = &tlb->recent;
+	const uint64_t offset = iova - r->iova;
+
+	if (likely(offset < r->size && len && len <= r->size - offset &&
+		   (r->perm & perm) == perm && max)) {
+		iov->iov_base = r->vaddr + offset;
+		iov->iov_len = len;
+		*ret_niov = 1;
+		return 0;
+	}
+	return iotlb_translate_slow(tlb, iova, len, perm, iov, max, ret_niov);
+}
 
 /**
  * iotlb_map() - the same for a range that has to be contiguous in memory

@@ -25,13 +25,14 @@
 #include "virtio/virtqueue.h"
 
 struct backend_info;
-struct backend_ops;
 struct backend_queue;
 struct error;
 struct loop;
 
 /* Data segments in one request at most: seg_max when the queue is long enough. */
 #define VBLK_SEG_MAX		254u
+/* Segments in one discard or write-zeroes request, at most. */
+#define VBLK_RANGES_MAX		32u
 /* Length of the identifier that GET_ID returns, padded with NUL. */
 #define VBLK_ID_BYTES		VIRTIO_BLK_ID_BYTES
 #define VBLK_SECTOR_SHIFT	9
@@ -44,8 +45,8 @@ struct loop;
  * @queue_size: longest ring that a queue may get; bounds seg_max
  * @packed: offer the packed ring too
  * @read_only: refuse writes even when the backend could do them
- * @block_size: logical block size in bytes, a power of two from 512 to 65536;
- *	0: the backend's minimum block, at least 512
+ * @block_size: logical block size in bytes, a power of two, not smaller than the
+ *	backend's and at most BACKEND_MAX_BLOCK_SIZE; 0: the backend's
  * @serial: what GET_ID returns, at most VBLK_ID_BYTES are used; NULL: empty
  */
 struct vblk_device_params {
@@ -99,7 +100,6 @@ struct vblk_queue;
  * @max_num: longest ring it can be started with; a pool of that many requests
  *	is allocated here and nothing later
  * @loop: event loop of the queue's thread
- * @backend_ops: the backend's functions
  * @backend: where requests go; created on the same loop; outlives the queue
  * @transport: callbacks
  * @opaque: their first argument
@@ -109,7 +109,6 @@ struct vblk_queue_params {
 	unsigned int index;
 	unsigned int max_num;
 	struct loop *loop;
-	const struct backend_ops *backend_ops;
 	struct backend_queue *backend;
 	const struct vblk_transport_ops *transport;
 	void *opaque;

@@ -113,7 +113,7 @@ struct vring_used;
  * @packed, @event_idx, @indirect: what was negotiated
  * @broken: the driver broke the rules, see @error
  * @max_chain: longest chain accepted
- * @in_flight: ring entries taken and not pushed (split: chains)
+ * @in_flight: packed: ring entries taken whose used entry is not committed
  * @generation: of @iotlb when the pointers below were made
  * @avail_idx: split: next available entry; packed: offset
  * @avail_seen: split: last value read of the driver's index
@@ -121,8 +121,11 @@ struct vring_used;
  * @used_committed: value of @used_idx at the last commit
  * @avail_wrap, @used_wrap, @committed_wrap: packed: wrap counters that belong
  *	to the three indices
- * @first_flags: packed: flags of the first used descriptor of the batch,
- *	written last
+ * @notify_on: the driver was asked to kick
+ * @first_word: packed: the first used descriptor of the batch, written last
+ * @iotlb: as in @params
+ * @desc, @avail, @used: split: the rings
+ * @ring, @driver_event, @device_event: packed: the ring and its event structures
  * @params: as given
  * @error: why it is broken
  */
@@ -143,7 +146,8 @@ struct virtqueue {
 	bool avail_wrap;
 	bool used_wrap;
 	bool committed_wrap;
-	uint16_t first_flags;
+	bool notify_on;
+	uint64_t first_word;
 
 	struct iotlb *iotlb;
 	union {
@@ -233,6 +237,17 @@ bool virtqueue_enable_notify(struct virtqueue *vq);
  *	as taken
  */
 void virtqueue_state(const struct virtqueue *vq, struct virtqueue_state *ret_state);
+
+/**
+ * virtqueue_break() - stop using the ring because the driver broke a rule
+ * @vq: the queue; nothing happens when it is broken already
+ * @fmt: why, one line without newline
+ *
+ * For device types whose requests have rules of their own.
+ *
+ * Return: -EIO, so that "return virtqueue_break(...)" is the error path.
+ */
+int virtqueue_break(struct virtqueue *vq, const char *fmt, ...) PRINTF_FORMAT(2, 3);
 
 /**
  * virtqueue_error() - why the queue is broken
