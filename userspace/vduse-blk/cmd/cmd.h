@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The commands of vduse-blk. Each takes its own arguments (argv[0] is the
+ * command's name), prints its own errors and returns an exit status.
+ */
+#ifndef VDUSE_BLK_CMD_CMD_H
+#define VDUSE_BLK_CMD_CMD_H
+
+#define EXIT_USAGE 2 /* the command line or a configuration file is wrong */
+
+/**
+ * cmd_serve() - serve one disk until SIGTERM or SIGINT
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_serve(int argc, char **argv);
+
+/**
+ * cmd_list() - list the daemons that run
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_list(int argc, char **argv);
+
+/**
+ * cmd_status() - show what one daemon does
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_status(int argc, char **argv);
+
+#endif

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vduse-blk: virtio block devices on remote storage, through VDUSE.
+ *
+ * Chooses the command; everything else is in cmd_*().
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/util.h"
+#include "cmd/cmd.h"
+
+#ifndef VDUSE_BLK_VERSION
+#define VDUSE_BLK_VERSION "0.1"
+#endif
+
+static const char usage[] =
+	"Usage: vduse-blk serve --name NAME --uri URI [OPTION...]\n"
+	"       vduse-blk list [--json]\n"
+	"       vduse-blk status NAME [--json]\n"
+	"       vduse-blk --help | --version\n"
+	"\n"
+	"  serve    offer the disk at URI as a block device, until SIGTERM or SIGINT\n"
+	"  list     list the devices that are being served\n"
+	"  status   show what the daemon of one device does\n"
+	"\n"
+	"\"vduse-blk COMMAND --help\" says more.\n";
+
+static const struct {
+	const char *name;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+	{ "serve", cmd_serve },
+	{ "list", cmd_list },
+	{ "status", cmd_status },
+};
+
+int main(int argc, char **argv)
+{
+	const char *name = argc > 1 ? argv[1] : "";
+	unsigned int i;
+
+	for (i = 0; i < ARRAY_SIZE(commands); i++) {
+		if (!strcmp(name, commands[i].name))
+			return commands[i].run(argc - 1, argv + 1);
+	}
+	if (!strcmp(name, "--help") || !strcmp(name, "-h") || !strcmp(name, "help")) {
+		fputs(usage, stdout);
+		return 0;
+	}
+	if (!strcmp(name, "--version")) {
+		puts("vduse-blk " VDUSE_BLK_VERSION);
+		return 0;
+	}
+	if (name[0])
+		fprintf(stderr, "vduse-blk: unknown command \"%s\"\n", name);
+	fputs(usage, stderr);
+	return EXIT_USAGE;
+}

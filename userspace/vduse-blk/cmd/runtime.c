@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The daemon's folder below /run.
+ *
+ * The lock file is removed while it is locked. So whoever gets the lock checks
+ * that the file is still the one in the folder, and starts over if a
+ * predecessor has just removed it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/util.h"
+#include "cmd/runtime.h"
+
+#define LOCK_NAME	"lock"
+#define ATTEMPTS	16
+
+static int make_dir(int at_fd, const char *path, mode_t mode, int *ret_fd, struct error *e)
+{
+	int fd;
+
+	if (mkdirat(at_fd, path, mode) && errno != EEXIST)
+		return err_set_errno(e, errno, "create %s", path);
+	fd = openat(at_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return err_set_errno(e, errno, "open %s", path);
+	*ret_fd = fd;
+	return 0;
+}
+
+static pid_t read_pid(int fd)
+{
+	char text[32] = "";
+	long pid;
+	char *end;
+
+	if (pread(fd, text, sizeof(text) - 1, 0) <= 0)
+		return 0;
+	pid = strtol(text, &end, 10);
+	return *end == '\n' && pid > 0 ? (pid_t)pid : 0;
+}
+
+static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	auto_close int fd = -1;
+	struct stat mine, there;
+
+	fd = openat(dir_fd, LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0)
+		return err_set_errno(e, errno, "open the lock file of \"%s\"", name);
+	if (fcntl(fd, F_OFD_SETLK, &lock)) {
+		if (errno != EAGAIN && errno != EACCES)
+			return err_set_errno(e, errno, "lock \"%s\"", name);
+		return err_set(e, EBUSY, "a vduse-blk that serves \"%s\" is running, process %d",
+			       name, (int)read_pid(fd));
+	}
+	if (fstat(fd, &mine) || fstatat(dir_fd, LOCK_NAME, &there, AT_SYMLINK_NOFOLLOW) ||
+	    mine.st_ino != there.st_ino)
+		return -EAGAIN;
+
+	if (ftruncate(fd, 0) || dprintf(fd, "%d\n", (int)getpid()) < 0)
+		return err_set_errno(e, errno, "write the lock file of \"%s\"", name);
+	*ret_fd = take_fd(&fd);
+	return 0;
+}
+
+int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
+		    struct runtime *ret_runtime, struct error *e)
+{
+	auto_free char *root_copy = strdup(root), *name_copy = strdup(name);
+	auto_close int root_fd = -1, dir_fd = -1, lock_fd = -1;
+	unsigned int i;
+	int err;
+
+	if (!root_copy || !name_copy)
+		return err_set(e, ENOMEM, "out of memory");
+
+	for (i = 0, err = -EAGAIN; err == -EAGAIN && i < ATTEMPTS; i++) {
+		cleanup_close(&root_fd);
+		cleanup_close(&dir_fd);
+		root_fd = -1;
+		dir_fd = -1;
+		err = make_dir(AT_FDCWD, root, 0755, &root_fd, e);
+		if (!err)
+			err = make_dir(root_fd, name, 0700, &dir_fd, e);
+		if (!err && fchmod(dir_fd, 0700))
+			err = err_set_errno(e, errno, "set the mode of %s/%s", root, name);
+		if (!err)
+			err = try_lock(dir_fd, name, &lock_fd, e);
+	}
+	if (err == -EAGAIN)
+		return err_set(e, EBUSY, "somebody keeps removing %s/%s", root, name);
+	if (err)
+		return err;
+
+	if (fchown(dir_fd, uid, gid) || fchown(lock_fd, uid, gid))
+		return err_set_errno(e, errno, "give %s/%s to its user", root, name);
+	/* A killed predecessor's. */
+	unlinkat(dir_fd, RUNTIME_STATUS_SOCKET, 0);
+
+	*ret_runtime = (struct runtime) {
+		.root = take_ptr(root_copy),
+		.name = take_ptr(name_copy),
+		.dir_fd = take_fd(&dir_fd),
+		.lock_fd = take_fd(&lock_fd),
+	};
+	return 0;
+}
+
+void runtime_release(struct runtime *r)
+{
+	auto_close int root_fd = open(r->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+	unlinkat(r->dir_fd, RUNTIME_STATUS_SOCKET, 0);
+	unlinkat(r->dir_fd, LOCK_NAME, 0);
+	if (root_fd >= 0)
+		unlinkat(root_fd, r->name, AT_REMOVEDIR);
+	close(r->lock_fd);
+	close(r->dir_fd);
+	free(r->root);
+	free(r->name);
+}
+
+int runtime_owner(const char *root, const char *name, pid_t *ret_pid)
+{
+	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
+	auto_close int root_fd = -1, dir_fd = -1, fd = -1;
+
+	root_fd = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (root_fd >= 0)
+		dir_fd = openat(root_fd, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (dir_fd >= 0)
+		fd = openat(dir_fd, LOCK_NAME, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0)
+		return errno == ENOENT ? 0 : -errno;
+	if (fcntl(fd, F_OFD_GETLK, &lock))
+		return -errno;
+	if (lock.l_type == F_UNLCK)
+		return 0;
+	*ret_pid = read_pid(fd);
+	return 1;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The daemon's folder below /run: /run/vduse-blk/NAME, mode 0700.
+ *
+ *	lock	locked (open file description) as long as the daemon lives;
+ *		holds its process ID as text
+ *	status	UNIX socket that answers every connection with a JSON document
+ *
+ * The lock is what counts: a folder without a locked file is left over.
+ */
+#ifndef VDUSE_BLK_CMD_RUNTIME_H
+#define VDUSE_BLK_CMD_RUNTIME_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "base/error.h"
+
+#define RUNTIME_ROOT		"/run/vduse-blk"
+#define RUNTIME_STATUS_SOCKET	"status"
+
+/**
+ * struct runtime - a folder that this process owns
+ * @root:	where the folders of all daemons are
+ * @name:	of the device
+ * @dir_fd:	the folder
+ * @lock_fd:	its lock file
+ */
+struct runtime {
+	char *root;
+	char *name;
+	int dir_fd;
+	int lock_fd;
+};
+
+/**
+ * runtime_acquire() - make the folder and lock it
+ * @root:	RUNTIME_ROOT except in tests
+ * @name:	device name
+ * @uid:	who shall own the folder
+ * @gid:	likewise
+ * @ret_runtime: written only on success
+ * @e:		error text; names the process that holds the lock
+ *
+ * Return: 0 or -errno; -EBUSY when another daemon serves that name.
+ */
+int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
+		    struct runtime *ret_runtime, struct error *e);
+
+/**
+ * runtime_release() - remove the folder and unlock
+ * @r: acquired
+ *
+ * What the account may not remove any more is left behind, unlocked.
+ */
+void runtime_release(struct runtime *r);
+
+/**
+ * runtime_owner() - is a daemon of that name running?
+ * @root:	RUNTIME_ROOT except in tests
+ * @name:	device name
+ * @ret_pid:	its process ID, 0 if unknown; written only when the answer is 1
+ *
+ * Return: 1 if so, 0 if not, or -errno.
+ */
+int runtime_owner(const char *root, const char *name, pid_t *ret_pid);
+
+#endif

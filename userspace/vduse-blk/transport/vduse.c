@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A virtio-blk disk behind a VDUSE device.
+ *
+ * The message pump: poll the device, read one request, let the state machine
+ * (vduse_messages.h) handle it, write its answer, poll again. The state machine
+ * asks for queues to be started, stopped and so on; that is fanned out as one
+ * command to each queue thread, and the last report completes it. Only one
+ * fan-out is ever under way, since only one request is.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/virtio_config.h>
+#include <linux/virtio_ids.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "transport/sigbus.h"
+#include "transport/vduse.h"
+#include "transport/vduse_dev.h"
+#include "transport/vduse_messages.h"
+#include "transport/vduse_queue.h"
+
+struct vduse {
+	struct vduse_params params;
+	struct vduse_messages messages;
+	int fd;
+	struct loop_op poll_op;
+	bool polling;
+	bool closing; /* vduse_close() runs the loop until nothing is under way */
+	uint64_t features;
+
+	/* The fan-out under way. */
+	unsigned int pending;
+	int fan_error;
+	void (*fan_done)(struct vduse *v, int error);
+
+	unsigned int nqueues; /* that exist */
+	struct vduse_queue *queues[];
+};
+
+static struct vduse *from_messages(struct vduse_messages *m)
+{
+	return container_of(m, struct vduse, messages);
+}
+
+/* Fan-out to the queue threads */
+
+static void fan_report(void *opaque, struct vduse_queue *q, int error)
+{
+	struct vduse *v = opaque;
+
+	(void)q;
+	if (error && !v->fan_error)
+		v->fan_error = error;
+	if (!--v->pending)
+		v->fan_done(v, v->fan_error);
+}
+
+static void fan_begin(struct vduse *v, void (*done)(struct vduse *v, int error))
+{
+	v->pending = v->nqueues;
+	v->fan_error = 0;
+	v->fan_done = done;
+}
+
+static void stop_queues(struct vduse *v, uint64_t first, uint64_t last,
+			void (*done)(struct vduse *v, int error))
+{
+	unsigned int i;
+
+	fan_begin(v, done);
+	for (i = 0; i < v->nqueues; i++)
+		vduse_queue_stop(v->queues[i], first, last, fan_report, v);
+}
+
+/* What the state machine asks for */
+
+static bool features_ok(struct vduse_messages *m)
+{
+	struct vduse *v = from_messages(m);
+	const uint64_t needed = (1ULL << VIRTIO_F_VERSION_1) | (1ULL << VIRTIO_F_ACCESS_PLATFORM);
+	uint64_t features;
+	int err = vduse_dev_features(v->fd, &features);
+
+	if (err) {
+		log_error("%s: read the negotiated features: %s", v->params.name, strerror(-err));
+		return false;
+	}
+	if (features & ~v->params.disk->features) {
+		log_error("%s: the driver accepted features that were not offered: %#" PRIx64,
+			  v->params.name, features & ~v->params.disk->features);
+		return false;
+	}
+	if (needed & ~features) {
+		log_error("%s: the driver did not accept features that are needed: %#" PRIx64,
+			  v->params.name, needed & ~features);
+		return false;
+	}
+	v->features = features;
+	return true;
+}
+
+static void queues_stopped(struct vduse *v, int error)
+{
+	(void)error; /* stopping cannot fail */
+	vduse_messages_stop_done(&v->messages);
+}
+
+/* Some queues run, some could not: none shall. */
+static void stopped_after_failure(struct vduse *v, int error)
+{
+	(void)error;
+	vduse_messages_start_done(&v->messages, -EIO);
+}
+
+static void queues_started(struct vduse *v, int error)
+{
+	if (error) {
+		stop_queues(v, 1, 0, stopped_after_failure);
+		return;
+	}
+	log_info("%s: driver is ready, features %#" PRIx64 "%s", v->params.name, v->features,
+		 v->features & (1ULL << VIRTIO_F_RING_PACKED) ? ", packed rings" : "");
+	vduse_messages_start_done(&v->messages, 0);
+}
+
+static void start(struct vduse_messages *m, bool fresh)
+{
+	struct vduse *v = from_messages(m);
+	unsigned int i;
+
+	fan_begin(v, queues_started);
+	for (i = 0; i < v->nqueues; i++)
+		vduse_queue_start(v->queues[i], v->features, fresh, fan_report, v);
+}
+
+static void stop(struct vduse_messages *m, uint64_t first, uint64_t last)
+{
+	stop_queues(from_messages(m), first, last, queues_stopped);
+}
+
+static void queue_answered(void *opaque, struct vduse_queue *q, int error)
+{
+	struct vduse *v = opaque;
+	const struct virtqueue_state *at = vduse_queue_result(q);
+	struct vduse_vq_state state = { .index = vduse_queue_index(q) };
+
+	if (v->features & (1ULL << VIRTIO_F_RING_PACKED)) {
+		state.packed.last_avail_counter = at->avail_wrap;
+		state.packed.last_avail_idx = at->avail_idx;
+		state.packed.last_used_counter = at->used_wrap;
+		state.packed.last_used_idx = at->used_idx;
+	} else {
+		state.split.avail_index = at->avail_idx;
+	}
+	vduse_messages_vq_state_done(&v->messages, error, &state);
+}
+
+static void vq_state(struct vduse_messages *m, uint32_t index)
+{
+	struct vduse *v = from_messages(m);
+
+	vduse_queue_query(v->queues[index], queue_answered, v);
+}
+
+static void listen_for_messages(struct vduse *v)
+{
+	v->polling = true;
+	io_uring_prep_poll_add(loop_sqe(v->params.loop, &v->poll_op), v->fd, POLLIN);
+}
+
+static void respond(struct vduse_messages *m, const struct vduse_dev_response *response)
+{
+	struct vduse *v = from_messages(m);
+	ssize_t n = write(v->fd, response, sizeof(*response));
+
+	/* The kernel gave up waiting: it has drawn its conclusions already. */
+	if (n < 0 && errno == ENOENT)
+		log_warning("%s: an answer came too late for the kernel (msg_timeout)",
+			    v->params.name);
+	else if (n < 0)
+		log_error("%s: answer a control message: %s", v->params.name, strerror(errno));
+
+	if (v->closing)
+		loop_stop(v->params.loop);
+	else if (!v->polling)
+		listen_for_messages(v);
+}
+
+static const struct vduse_messages_ops message_ops = {
+	.features_ok = features_ok,
+	.start = start,
+	.stop = stop,
+	.vq_state = vq_state,
+	.respond = respond,
+};
+
+/* Message pump */
+
+static void log_request(const struct vduse *v, const struct vduse_dev_request *request)
+{
+	switch (request->type) {
+	case VDUSE_GET_VQ_STATE:
+		log_debug("%s: message %u: state of virtqueue %u", v->params.name,
+			  request->request_id, request->vq_state.index);
+		break;
+	case VDUSE_SET_STATUS:
+		log_debug("%s: message %u: status %#x", v->params.name, request->request_id,
+			  request->s.status);
+		break;
+	case VDUSE_UPDATE_IOTLB:
+		log_debug("%s: message %u: forget mappings of %#llx-%#llx", v->params.name,
+			  request->request_id, (unsigned long long)request->iova.start,
+			  (unsigned long long)request->iova.last);
+		break;
+	default:
+		log_warning("%s: message %u of unknown type %u", v->params.name,
+			    request->request_id, request->type);
+	}
+}
+
+/*
+ * Polling resumes in respond(), which an easy request reaches before
+ * vduse_messages_request() returns.
+ */
+static void message_ready(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct vduse *v = container_of(op, struct vduse, poll_op);
+	struct vduse_dev_request request;
+	ssize_t n;
+
+	(void)cqe_flags;
+	v->polling = false;
+	if (v->closing) {
+		loop_stop(v->params.loop);
+		return;
+	}
+	if (res < 0 || (res & POLLERR)) {
+		log_error("%s: the kernel has given the device up", v->params.name);
+		return;
+	}
+
+	n = read(v->fd, &request, sizeof(request));
+	if (n == sizeof(request)) {
+		log_request(v, &request);
+		vduse_messages_request(&v->messages, &request);
+		return;
+	}
+	if (n >= 0 || (errno != EAGAIN && errno != EINTR))
+		log_error("%s: read a control message: %s", v->params.name,
+			  n < 0 ? strerror(errno) : "short");
+	listen_for_messages(v);
+}
+
+/* Life */
+
+static int create_queues(struct vduse *v, struct error *e)
+{
+	unsigned int i;
+	int err;
+
+	for (i = 0; i < v->params.nqueues; i++) {
+		struct vduse_queue_params params = {
+			.index = i,
+			.size = v->params.queue_size,
+			.dev_fd = v->fd,
+			.disk = v->params.disk,
+			.backend = v->params.backend,
+			.main = v->params.loop,
+			.thread_init = v->params.thread_init,
+		};
+
+		err = vduse_queue_create(&params, &v->queues[i], e);
+		if (err)
+			return err;
+		v->nqueues++;
+	}
+	return 0;
+}
+
+static void destroy_queues(struct vduse *v)
+{
+	while (v->nqueues)
+		vduse_queue_destroy(v->queues[--v->nqueues]);
+}
+
+int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, struct error *e)
+{
+	const struct vduse_dev_params dev = {
+		.name = params->name,
+		.device_id = VIRTIO_ID_BLOCK,
+		.features = params->disk->features,
+		.nqueues = params->nqueues,
+		.queue_size = (uint16_t)params->queue_size,
+		.config = &params->disk->config,
+		.config_size = sizeof(params->disk->config),
+	};
+	struct vduse *v;
+	int err;
+
+	v = calloc(1, sizeof(*v) + params->nqueues * sizeof(v->queues[0]));
+	if (!v)
+		return err_set(e, ENOMEM, "out of memory");
+	v->params = *params;
+	v->poll_op.complete = message_ready;
+	vduse_messages_init(&v->messages, &message_ops, params->nqueues);
+
+	err = sigbus_guard_install(e);
+	if (err)
+		goto free_vduse;
+	err = vduse_dev_create(params->control_fd, &dev, &v->fd, e);
+	if (err)
+		goto free_vduse;
+	err = create_queues(v, e);
+	if (err)
+		goto destroy_device;
+
+	listen_for_messages(v);
+	*ret_vduse = v;
+	return 0;
+
+destroy_device:
+	destroy_queues(v);
+	close(v->fd);
+	vduse_dev_destroy(params->control_fd, params->name, NULL);
+free_vduse:
+	free(v);
+	return err;
+}
+
+static void stopped_for_good(struct vduse *v, int error)
+{
+	(void)error;
+	loop_stop(v->params.loop);
+}
+
+int vduse_close(struct vduse *v, struct error *e)
+{
+	int err;
+
+	if (!v)
+		return 0;
+
+	v->closing = true;
+	if (v->polling)
+		loop_cancel(v->params.loop, &v->poll_op);
+	while (v->polling || vduse_messages_busy(&v->messages))
+		loop_run(v->params.loop);
+	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
+	loop_run(v->params.loop);
+	destroy_queues(v);
+
+	close(v->fd);
+	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
+	free(v);
+	return err;
+}
+
+void vduse_status(const struct vduse *v, struct vduse_status *ret_status)
+{
+	*ret_status = (struct vduse_status) {
+		.driver_status = v->messages.status,
+		.features = v->features,
+		.running = v->messages.phase == VDUSE_PHASE_RUNNING,
+	};
+}
+
+struct vduse_queue *vduse_queue_at(const struct vduse *v, unsigned int index)
+{
+	return v->queues[index];
+}
