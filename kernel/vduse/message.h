@@ -44,6 +44,7 @@ struct vduse_msg_stats {
  * struct vduse_msgq - the control messages of one device
  * @lock: guards everything here; a leaf
  * @readers: woken when @unread gets a message
+ * @senders: operations that wait for an answer
  * @unread: not read by the daemon yet, oldest first
  * @read: read and not answered yet, oldest first
  * @read_late: how many in @read have nobody waiting for them
@@ -61,6 +62,7 @@ struct vduse_msg_stats {
 struct vduse_msgq {
 	spinlock_t lock; /* all of this structure */
 	wait_queue_head_t readers;
+	wait_queue_head_t senders;
 	struct list_head unread;
 	struct list_head read;
 	unsigned int read_late;

@@ -54,7 +54,7 @@
 
 /* Minor 0 is /dev/vduse/control. */
 #define VDUSE_CONTROL_MINOR		0
-#define VDUSE_MINORS			(1U << MINORBITS)
+#define VDUSE_MINORS			BIT(MINORBITS)
 
 struct vduse_dev;
 
@@ -108,17 +108,16 @@ enum vduse_attach {
  *	side under cf_lock, read by ioctls without
  * @irq_lock: guards @config_cb and is held over its call; BH
  * @config_cb: the driver's configuration change callback
- * @config_irq: runs @config_cb
  * @msgq: control messages, and the device status the daemon agreed to
  * @domain: IOVA space, created by the first dev_add, kept until the end
  * @bounce_size: bytes; may change until @domain exists
  * @domain_lock: guards the two above
  * @state: bits of enum vduse_attach, changed under @state_lock
  * @state_lock: see above
- * @vdpa: valid while VDUSE_VDPA is set
  * @watch: while the core waits for us: fails requests nobody will answer
- * @progress: @watch's memory of the completions seen, and since when
- * @progress_since: jiffies of the last change of @progress
+ * @revoked: the daemon's access to the rings was cut off; only for @watch
+ * @progress: how far the device had come when @watch looked last
+ * @progress_since: jiffies when it was seen to come further
  */
 struct vduse_dev {
 	struct device dev;
@@ -141,7 +140,6 @@ struct vduse_dev {
 
 	spinlock_t irq_lock; /* config_cb */
 	struct vdpa_callback config_cb;
-	struct work_struct config_irq;
 
 	struct vduse_msgq msgq;
 
@@ -150,10 +148,10 @@ struct vduse_dev {
 	struct mutex domain_lock; /* domain, bounce_size */
 
 	unsigned long state;
-	spinlock_t state_lock; /* state, vdpa */
-	struct vduse_vdpa *vdpa;
+	spinlock_t state_lock; /* state */
 
 	struct delayed_work watch;
+	bool revoked;
 	u64 progress;
 	unsigned long progress_since;
 };
@@ -161,6 +159,11 @@ struct vduse_dev {
 static inline struct vduse_dev *vdpa_to_vduse(struct vdpa_device *vdpa)
 {
 	return container_of(vdpa, struct vduse_vdpa, vdpa)->dev;
+}
+
+static inline struct vduse_dev *to_vduse_dev(struct device *dev)
+{
+	return container_of(dev, struct vduse_dev, dev);
 }
 
 static inline const char *vduse_dev_name(const struct vduse_dev *dev)
@@ -172,4 +175,208 @@ static inline bool vduse_dev_packed(const struct vduse_dev *dev)
 {
 	return READ_ONCE(dev->driver_features) & BIT_ULL(VIRTIO_F_RING_PACKED);
 }
+
+/* The module. */
+
+/* First device number of the module, that of /dev/vduse/control. */
+extern dev_t vduse_devt;
+
+/* Work of virtqueues and teardown: may be needed to write memory back. */
+extern struct workqueue_struct *vduse_wq;
+
+/* The table of devices. */
+
+/* Guards the device table, and open against VDUSE_DESTROY_DEV. */
+extern struct mutex vduse_table_lock;
+
+/* File operations of /dev/vduse/control. */
+extern const struct file_operations vduse_control_fops;
+
+/**
+ * vduse_table_find() - look a device up by name
+ * @name: the name
+ *
+ * Context: vduse_table_lock held.
+ * Return: the device, valid while the lock is held; NULL.
+ */
+struct vduse_dev *vduse_table_find(const char *name);
+
+/**
+ * vduse_table_find_minor() - look a device up by its minor number
+ * @minor: the minor number
+ *
+ * Context: vduse_table_lock held.
+ * Return: the device, valid while the lock is held; NULL.
+ */
+struct vduse_dev *vduse_table_find_minor(int minor);
+
+/**
+ * vduse_table_exit() - free the empty table
+ *
+ * Context: module exit.
+ */
+void vduse_table_exit(void);
+
+/**
+ * vduse_device_id_allowed() - virtio device IDs that may be created
+ * @id: the ID
+ *
+ * Return: true if VDUSE_CREATE_DEV takes it.
+ */
+bool vduse_device_id_allowed(u32 id);
+
+/* The daemon's side. */
+
+/* File operations of /dev/vduse/NAME. */
+extern const struct file_operations vduse_dev_fops;
+
+/**
+ * vduse_dev_ioctl() - an ioctl of /dev/vduse/NAME with the native layout
+ * @file: the open device
+ * @cmd: which
+ * @arg: user address
+ *
+ * Context: process, may sleep.
+ * Return: depends on @cmd; a negative errno on failure.
+ */
+long vduse_dev_ioctl(struct file *file, unsigned int cmd, unsigned long arg);
+
+/**
+ * vduse_dev_find_region() - VDUSE_IOTLB_GET_FD without its user memory
+ * @dev: the device
+ * @entry: the range to look for; overwritten by the region that was found
+ * @ret_file: its file; the caller puts it
+ *
+ * Context: process, may sleep.
+ * Return: 0, or -EINVAL: no such region.
+ */
+int vduse_dev_find_region(struct vduse_dev *dev,
+			  struct vduse_iotlb_entry *entry,
+			  struct file **ret_file);
+
+/**
+ * vduse_dev_install_region() - give the daemon a descriptor for a region
+ * @entry: the region
+ * @file: its file
+ *
+ * Context: process, may sleep.
+ * Return: the descriptor or a negative errno.
+ */
+int vduse_dev_install_region(const struct vduse_iotlb_entry *entry,
+			     struct file *file);
+
+/**
+ * vduse_dev_vq() - the virtqueue that a daemon means
+ * @dev: the device
+ * @index: what the daemon wrote
+ *
+ * Context: any.
+ * Return: the virtqueue; NULL: @index is out of range.
+ */
+struct vduse_virtqueue *vduse_dev_vq(struct vduse_dev *dev, u32 index);
+
+#ifdef CONFIG_COMPAT
+/**
+ * vduse_dev_compat_ioctl() - vduse_dev_ioctl() for a 32-bit daemon
+ * @file: the open device
+ * @cmd: which
+ * @arg: user address
+ *
+ * Context: process, may sleep.
+ * Return: as vduse_dev_ioctl().
+ */
+long vduse_dev_compat_ioctl(struct file *file, unsigned int cmd,
+			    unsigned long arg);
+#else
+#define vduse_dev_compat_ioctl	NULL
+#endif
+
+/* The driver's side. */
+
+/* What the vDPA core calls in a device. */
+extern const struct vdpa_config_ops vduse_vdpa_ops;
+
+/**
+ * vduse_dev_reset() - forget what the driver configured
+ * @dev: the device
+ *
+ * Afterwards none of the driver's callbacks runs or will be called. Does not
+ * tell the daemon.
+ *
+ * Context: process, sleeps.
+ */
+void vduse_dev_reset(struct vduse_dev *dev);
+
+/* Netlink. */
+
+/**
+ * vduse_mgmt_init() - register the vDPA management device "vduse"
+ *
+ * Context: module initialisation.
+ * Return: 0 or a negative errno.
+ */
+int vduse_mgmt_init(void);
+
+/**
+ * vduse_mgmt_exit() - unregister it
+ *
+ * Context: module exit.
+ */
+void vduse_mgmt_exit(void);
+
+/* Adding and removing; what to do when nobody serves requests. */
+
+/**
+ * vduse_teardown_init() - prepare a new device
+ * @dev: the device
+ */
+void vduse_teardown_init(struct vduse_dev *dev);
+
+/**
+ * vduse_teardown_adding() - a driver is about to probe, with vdpa_dev_lock held
+ * @dev: the device
+ *
+ * Context: process.
+ */
+void vduse_teardown_adding(struct vduse_dev *dev);
+
+/**
+ * vduse_teardown_added() - the probe is over
+ * @dev: the device
+ *
+ * Context: process, sleeps.
+ */
+void vduse_teardown_added(struct vduse_dev *dev);
+
+/**
+ * vduse_teardown_begin() - the driver is about to be removed
+ * @dev: the device
+ *
+ * Context: process.
+ */
+void vduse_teardown_begin(struct vduse_dev *dev);
+
+/**
+ * vduse_teardown_end() - the driver has gone
+ * @dev: the device, with a reference of the caller
+ *
+ * Context: process, sleeps.
+ */
+void vduse_teardown_end(struct vduse_dev *dev);
+
+/**
+ * vduse_teardown_daemon_gone() - the daemon has closed the device
+ * @dev: the device, with VDUSE_DAEMON cleared already
+ *
+ * Context: process.
+ */
+void vduse_teardown_daemon_gone(struct vduse_dev *dev);
+
+/**
+ * vduse_teardown_poke() - there may be more requests to fail
+ * @dev: the device
+ *
+ * Context: any.
+ */
+void vduse_teardown_poke(struct vduse_dev *dev);
 #endif

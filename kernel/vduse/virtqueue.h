@@ -144,7 +144,7 @@ void vduse_vq_kick(struct vduse_virtqueue *vq);
  * A kick that came while there was no eventfd is signalled now.
  *
  * Context: process.
- * Return: 0; -EBADF: not a file, -EINVAL: not an eventfd.
+ * Return: 0; -EBADF: not open; -EINVAL: not an eventfd, or below -1.
  */
 int vduse_vq_set_kickfd(struct vduse_virtqueue *vq, int fd);
 
