@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 # shellcheck shell=bash
+# shellcheck disable=SC2154 # $build: common.sh
 #
 # A private apt for one architecture: its own lists, cache and (empty) package
 # database under build/apt/ARCH, so that packages of a foreign architecture can
@@ -17,6 +18,7 @@ apt_max_age=1440 # minutes until the lists are looked at again
 # COMPONENT" a line. They are known to apt once lists were downloaded.
 apt_sources()
 {
+	# shellcheck disable=SC2016 # apt-get fills in the fields
 	apt-get indextargets --format '$(SITE) $(RELEASE) $(COMPONENT)' \
 		'Created-By: Packages' 'Origin: Debian' |
 		while read -r site release component; do
