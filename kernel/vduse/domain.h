@@ -11,10 +11,10 @@
 #ifndef _VDUSE_DOMAIN_H
 #define _VDUSE_DOMAIN_H
 
+#include <linux/dma-map-ops.h>
 #include <linux/types.h>
 
 struct device;
-struct dma_map_ops;
 struct file;
 struct vduse_domain;
 struct vduse_iotlb_entry;
@@ -126,7 +126,8 @@ void vduse_domain_reset_bounce_map(struct vduse_domain *d);
  * @ret_file: its file, with a reference for the caller
  *
  * Context: any but hard interrupt.
- * Return: 0, or -EINVAL when nothing overlaps the range.
+ * Return: 0; -EINVAL when nothing overlaps the range; -ENODEV after
+ * vduse_domain_revoke().
  */
 int vduse_domain_get_fd(struct vduse_domain *d, u64 start, u64 last,
 			struct vduse_iotlb_entry *entry,
@@ -167,17 +168,13 @@ int vduse_domain_reg_umem(struct vduse_domain *d, u64 iova, u64 uaddr,
  * @size: bytes of the registered region
  *
  * Context: may sleep; any process.
- * Return: 0, -ENOENT when nothing is registered, -EINVAL for another range,
- * -ENOMEM when kernel pages for the contents in use cannot be had (the
- * registration then stays).
+ * Return: 0, -ENOENT when nothing is registered, -EINVAL for another range.
  */
 int vduse_domain_dereg_umem(struct vduse_domain *d, u64 iova, u64 size);
 
 /**
  * vduse_domain_release_umem - dereg_umem for a daemon that closes its device
  * @d: the domain
- *
- * Cannot fail: contents in use for which no page can be had are lost.
  *
  * Context: may sleep; any process. Harmless when nothing is registered.
  */

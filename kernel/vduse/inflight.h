@@ -9,6 +9,7 @@
 #ifndef _VDUSE_INFLIGHT_H
 #define _VDUSE_INFLIGHT_H
 
+#include <linux/rcupdate.h>
 #include <linux/spinlock.h>
 #include <linux/types.h>
 #include <linux/vdpa.h>
@@ -33,48 +34,22 @@ struct vduse_ring {
 	struct vdpa_vq_state state;
 };
 
+struct vduse_inflight_ring;
+
 /**
  * struct vduse_inflight - tracker of one virtqueue
  *
- * Embedded in the virtqueue; all members are private to inflight.c. Zeroed
- * memory plus vduse_inflight_init() is a stopped tracker.
+ * Embedded in the virtqueue. Zeroed memory plus vduse_inflight_init() is a
+ * stopped tracker.
  *
- * @lock: guards everything below, and makes the module the only device when
- *	it fails requests
- * @d: the domain, NULL while stopped
- * @num: descriptors in the ring
- * @packed: packed layout
- * @failing: requests are being failed; the daemon's view does not count
- * @distrust: the rings contradicted the tracker; it was said in the log
- * @desc: descriptor area
- * @driver: driver area
- * @device: device area
- * @avail: split: avail index seen; packed: next slot the driver makes available
- * @used: split: used index seen; packed: next slot the device writes
- * @avail_wrap: packed: driver's wrap counter at @avail
- * @used_wrap: packed: device's wrap counter at @used
- * @count: requests in flight
- * @slots: packed: descriptors that they occupy
- * @heads: by head (split) or buffer id (packed): split: how often it is in
- *	flight; packed: length of its descriptor list, 0 when not in flight
+ * @lock: guards what @ring points to, and makes the module the only device
+ *	while it fails requests; taken with interrupts off
+ * @ring: what is known; NULL while stopped. Changed under @lock, read under
+ *	@lock or RCU
  */
 struct vduse_inflight {
-	spinlock_t lock;
-	struct vduse_domain *d;
-	u32 num;
-	bool packed;
-	bool failing;
-	bool distrust;
-	void *desc;
-	void *driver;
-	void *device;
-	u16 avail;
-	u16 used;
-	bool avail_wrap;
-	bool used_wrap;
-	u32 count;
-	u32 slots;
-	u16 *heads;
+	spinlock_t lock; /* the ring */
+	struct vduse_inflight_ring __rcu *ring;
 };
 
 /**
@@ -140,8 +115,8 @@ unsigned int vduse_inflight_count(struct vduse_inflight *t);
  * @t: the tracker, started or not
  *
  * Context: any but hard interrupt.
- * Return: a number that changes whenever the device uses buffers; for telling
- * whether a daemon makes progress.
+ * Return: number of buffers the device has used since the start, modulo 2^32;
+ * for telling whether a daemon makes progress.
  */
 u32 vduse_inflight_used(struct vduse_inflight *t);
 
@@ -160,5 +135,24 @@ u32 vduse_inflight_used(struct vduse_inflight *t);
  * virtqueue's callback.
  */
 int vduse_inflight_fail(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_look - observe, and tell how much may pass unobserved
+ * @t: the tracker, started or not
+ *
+ * For watch.c. Context: any; interrupts are off.
+ * Return: ring size minus requests in flight.
+ */
+unsigned int vduse_inflight_look(struct vduse_inflight *t);
+
+/**
+ * vduse_inflight_peek - observe if there is anything new
+ * @t: the tracker, started or not
+ *
+ * For watch.c. Costs a few loads when there is nothing new.
+ *
+ * Context: any; inside an RCU read-side section.
+ */
+void vduse_inflight_peek(struct vduse_inflight *t);
 
 #endif /* _VDUSE_INFLIGHT_H */
