@@ -38,7 +38,7 @@ lint: deps
 	@tools/lint/lint
 
 demo:
-	@tools/demo/demo
+	@tools/demo/demo $(ARCH)
 
 install: deps
 	@KDIR="$(KDIR)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" tools/build/install $(ARCH)
