@@ -33,7 +33,7 @@ struct backend_request;
 
 #define BACKEND_F_READ_ONLY (1u << 0) /* writes are refused */
 #define BACKEND_F_FLUSH (1u << 1) /* has a volatile cache, BACKEND_FLUSH empties it */
-#define BACKEND_F_FUA (1u << 2) /* BACKEND_REQ_FUA is done by the storage itself */
+#define BACKEND_F_FUA (1u << 2) /* BACKEND_REQ_FUA costs no flush; without it the backend flushes by itself */
 #define BACKEND_F_DISCARD (1u << 3)
 #define BACKEND_F_WRITE_ZEROES (1u << 4)
 #define BACKEND_F_MULTI_CONN (1u << 5) /* one connection a queue */
@@ -78,7 +78,7 @@ enum backend_op {
 #define BACKEND_REQ_MAY_UNMAP (1u << 1) /* write-zeroes: a hole will do */
 
 /*
- * A request. The submitter fills in the first part and keeps the struct, iov
+ * One request. The submitter fills in the first part and keeps the struct, iov
  * and the data memory valid and unchanged until done().
  */
 struct backend_request {
@@ -102,6 +102,7 @@ struct backend_request {
 	struct loop_msg msg;
 	uint64_t progress;
 	unsigned int pending;
+	unsigned int stage;
 	int error;
 };
 

@@ -6,11 +6,12 @@
  * on that thread, except where it says otherwise. One iteration:
  *
  *	1. all completions that are ready: op->complete() of each
- *	2. hooks that were scheduled meanwhile, each once ("one send for all")
- *	3. expired timers
- *	4. nothing ready? the idle callbacks look for work that makes no event,
- *	   then re-enable what wakes the loop
- *	5. one io_uring_enter that submits everything and, if there is nothing
+ *	2. expired timers
+ *	3. idle callbacks look for work that makes no event (idle->poll)
+ *	4. hooks that were scheduled meanwhile, each once ("one send for all")
+ *	5. is more ready by now? Then again, without sleeping. Else the idle
+ *	   callbacks re-enable what wakes the loop and look again (idle->arm)
+ *	6. one io_uring_enter that submits everything and, if there is nothing
  *	   to do, sleeps until a completion or the next timer
  *
  * So one system call serves a whole batch, and a loop without work sleeps
@@ -77,6 +78,7 @@ struct loop_timer {
 struct loop_msg {
 	struct loop_op op;
 	struct loop *to; /* private */
+	struct loop_msg *next; /* private */
 	int value; /* private */
 };
 
@@ -164,7 +166,7 @@ void loop_stop(struct loop *loop);
  * loop_hook_schedule() - run @hook at the end of the current batch
  * @loop: the loop
  * @hook: ignored if it is scheduled already. A hook that is scheduled by a
- *	  hook runs in the same iteration.
+ *	  hook runs in the same iteration, unless hooks keep scheduling hooks.
  */
 void loop_hook_schedule(struct loop *loop, struct loop_hook *hook);
 
@@ -178,14 +180,14 @@ void loop_hook_cancel(struct loop *loop, struct loop_hook *hook);
 /**
  * loop_idle_add() - register a source of work without events
  * @loop: the loop
- * @idle: stays registered until loop_idle_del(); not from inside its callbacks
+ * @idle: stays registered until loop_idle_del()
  */
 void loop_idle_add(struct loop *loop, struct loop_idle *idle);
 
 /**
  * loop_idle_del() - take it out again
  * @loop: the loop
- * @idle: may be not registered; not from inside idle callbacks
+ * @idle: may be not registered. From inside idle callbacks too.
  */
 void loop_idle_del(struct loop *loop, struct loop_idle *idle);
 
@@ -193,7 +195,7 @@ void loop_idle_del(struct loop *loop, struct loop_idle *idle);
  * loop_timer_arm() - call timer->expired() once, in @ms milliseconds or later
  * @loop: the loop
  * @timer: an armed timer is moved
- * @ms: the clock's grain is that of CLOCK_MONOTONIC_COARSE
+ * @ms: 0: in the next iteration. The clock is only read while a timer is armed.
  */
 void loop_timer_arm(struct loop *loop, struct loop_timer *timer, unsigned int ms);
 

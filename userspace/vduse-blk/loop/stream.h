@@ -76,7 +76,7 @@ int stream_addr_resolve(const char *host, const char *port, struct stream_addr *
 const char *stream_addr_text(const struct stream_addr *addr, char text[STREAM_ADDR_TEXT]);
 
 /* Largest head of a segment; heads are copied, so the caller's may change after the call. */
-#define STREAM_HEAD_MAX 64
+#define STREAM_HEAD_MAX 32
 
 /*
  * Something to send: a small head, then @len bytes of the memory that @iov

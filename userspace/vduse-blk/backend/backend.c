@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: MIT
+/*
+ * From a URI to an open backend.
+ *
+ * Each backend says what it found; what a virtio-blk device can make of it is
+ * decided here, once for all of them: logical block size, size, read-only.
+ */
+#include "backend/backend.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#define MIN_BLOCK_SIZE 512
+#define DEFAULT_QUEUE_DEPTH 128
+#define MAX_QUEUE_DEPTH 4096
+#define DEFAULT_CONNECT_TIMEOUT_MS 10000
+
+static const struct backend_ops *const all_ops[] = {
+	&nbd_backend_ops,
+	&nbd_unix_backend_ops,
+	&file_backend_ops,
+	&null_backend_ops,
+};
+
+static const char *const op_names[_BACKEND_OP_MAX] = {
+	[BACKEND_READ] = "read",
+	[BACKEND_WRITE] = "write",
+	[BACKEND_FLUSH] = "flush",
+	[BACKEND_DISCARD] = "discard",
+	[BACKEND_WRITE_ZEROES] = "write-zeroes",
+};
+
+const char *backend_op_name(enum backend_op op)
+{
+	return op >= 0 && op < _BACKEND_OP_MAX ? op_names[op] : "unknown";
+}
+
+static const struct backend_ops *find_ops(const char *scheme)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(all_ops); i++)
+		if (!strcmp(all_ops[i]->scheme, scheme))
+			return all_ops[i];
+	return NULL;
+}
+
+static int check_options(struct backend_options *o, struct error *e)
+{
+	if (o->block_size && (!is_power_of_2(o->block_size) || o->block_size < MIN_BLOCK_SIZE ||
+			      o->block_size > BACKEND_MAX_BLOCK_SIZE))
+		return err_set(e, EINVAL, "block size %u is not a power of two in %d...%d",
+			       o->block_size, MIN_BLOCK_SIZE, BACKEND_MAX_BLOCK_SIZE);
+	if (!o->queues)
+		o->queues = 1;
+	if (!o->queue_depth)
+		o->queue_depth = DEFAULT_QUEUE_DEPTH;
+	o->queue_depth = min(o->queue_depth, (uint32_t)MAX_QUEUE_DEPTH);
+	if (!o->connect_timeout_ms)
+		o->connect_timeout_ms = DEFAULT_CONNECT_TIMEOUT_MS;
+	return 0;
+}
+
+static int choose_block_size(struct backend_info *info, const struct backend_options *o,
+			     struct error *e)
+{
+	uint32_t smallest = max(info->min_block, (uint32_t)MIN_BLOCK_SIZE);
+
+	if (smallest > BACKEND_MAX_BLOCK_SIZE)
+		return err_set(e, EINVAL,
+			       "the storage needs blocks of %u bytes, a virtio disk has %d at most",
+			       smallest, BACKEND_MAX_BLOCK_SIZE);
+	info->block_size = o->block_size ? o->block_size : smallest;
+	if (info->block_size < smallest)
+		return err_set(e, EINVAL, "block size %u is smaller than the storage's, %u",
+			       info->block_size, smallest);
+	if (!info->size)
+		return err_set(e, EINVAL, "the size is zero");
+	if (info->size % info->block_size)
+		return err_set(e, EINVAL,
+			       "the size, %" PRIu64 " bytes, is not a multiple of the block size, %u",
+			       info->size, info->block_size);
+	if (!is_power_of_2(info->preferred_block) || info->preferred_block < info->block_size)
+		info->preferred_block = max(info->block_size, 4096u);
+	return 0;
+}
+
+static int apply_read_only(struct backend_info *info, const struct backend_options *o,
+			   struct error *e)
+{
+	if ((info->flags & BACKEND_F_READ_ONLY) && !o->read_only)
+		return err_set(e, EROFS, "it is read-only (use --read-only)");
+	if (o->read_only) {
+		info->flags |= BACKEND_F_READ_ONLY;
+		info->flags &= ~(BACKEND_F_DISCARD | BACKEND_F_WRITE_ZEROES | BACKEND_F_FLUSH |
+				 BACKEND_F_FUA);
+	}
+	return 0;
+}
+
+int backend_open(const char *uri_text, const struct backend_options *options,
+		 struct backend **ret_backend, struct error *e)
+{
+	struct backend_options o = *options;
+	const struct backend_ops *ops;
+	struct backend *backend;
+	struct uri uri;
+	int ret;
+
+	ret = check_options(&o, e);
+	if (ret < 0)
+		return ret;
+	ret = uri_parse(uri_text, &uri, e);
+	if (ret < 0)
+		return ret;
+
+	ops = find_ops(uri.scheme);
+	if (!ops) {
+		ret = err_set(e, EINVAL,
+			      "URI: unknown scheme '%s' (nbd, nbd+unix, file and null exist)",
+			      uri.scheme);
+		goto out_uri;
+	}
+	ret = ops->open(&uri, &o, &backend, e);
+	if (ret < 0)
+		goto out_uri;
+
+	ret = choose_block_size(&backend->info, &o, e);
+	if (!ret)
+		ret = apply_read_only(&backend->info, &o, e);
+	if (ret < 0) {
+		err_prefix(e, "cannot use '%s'", uri_text);
+		backend_close(backend);
+		goto out_uri;
+	}
+	*ret_backend = backend;
+
+out_uri:
+	uri_release(&uri);
+	return ret;
+}
+
+void backend_close(struct backend *backend)
+{
+	if (backend)
+		backend->ops->close(backend);
+}
+
+int backend_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
+			 struct backend_queue **ret_queue, struct error *e)
+{
+	return backend->ops->queue_create(backend, loop, index, ret_queue, e);
+}
+
+void backend_queue_destroy(struct backend_queue *queue)
+{
+	if (queue)
+		queue->backend->ops->queue_destroy(queue);
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: MIT
+/*
+ * file:///path - a regular file or a block device.
+ *
+ * A request is one io_uring operation whose user_data is the request itself.
+ * The kernel may do less than was asked for; the rest is then asked for piece
+ * by piece, each within one iovec entry, so that no second iovec array has to
+ * be kept. A regular file is locked (flock), a block device opened with
+ * O_EXCL: a second writer or a mounted filesystem would ruin the content.
+ */
+#include "backend/backend.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+
+#include "loop/iov.h"
+
+/* The kernel moves no more in one operation. */
+#define MAX_RW_BYTES 0x7ffff000u
+#define ZERO_BYTES (64 * 1024)
+
+struct file_backend {
+	struct backend common;
+	int fd;
+};
+
+static const uint8_t zeroes[ZERO_BYTES];
+
+/* --- opening --- */
+
+static int inspect_block_device(int fd, struct backend_info *info, struct error *e)
+{
+	unsigned short rotational = 0;
+	int block = 0;
+
+	if (ioctl(fd, BLKGETSIZE64, &info->size) < 0)
+		return err_set_errno(e, errno, "cannot ask for the size");
+	if (ioctl(fd, BLKSSZGET, &block) < 0)
+		return err_set_errno(e, errno, "cannot ask for the block size");
+	if (block <= 0 || !is_power_of_2((uint64_t)block))
+		return err_set(e, EINVAL, "block size %d makes no sense", block);
+	info->min_block = (uint32_t)block;
+	if (!ioctl(fd, BLKROTATIONAL, &rotational) && rotational)
+		info->flags |= BACKEND_F_ROTATIONAL;
+	return 0;
+}
+
+static int inspect_regular_file(int fd, const struct stat *st, bool read_only,
+				struct backend_info *info, struct error *e)
+{
+	if (flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK)
+			return err_set(e, EBUSY, "another process uses it");
+		return err_set_errno(e, errno, "cannot lock it");
+	}
+	info->size = (uint64_t)st->st_size;
+	info->min_block = 1;
+	return 0;
+}
+
+static int inspect(int fd, bool read_only, struct backend_info *info, struct error *e)
+{
+	struct stat st;
+
+	*info = (struct backend_info){
+		.preferred_block = 4096,
+		.max_block = MAX_RW_BYTES,
+		.max_discard = UINT32_MAX,
+		.max_write_zeroes = UINT32_MAX,
+		.flags = BACKEND_F_FLUSH | BACKEND_F_FUA | BACKEND_F_DISCARD |
+			 BACKEND_F_WRITE_ZEROES,
+	};
+	if (fstat(fd, &st) < 0)
+		return err_set_errno(e, errno, "cannot inspect it");
+	if (S_ISBLK(st.st_mode))
+		return inspect_block_device(fd, info, e);
+	if (S_ISREG(st.st_mode))
+		return inspect_regular_file(fd, &st, read_only, info, e);
+	return err_set(e, EINVAL, "neither a regular file nor a block device");
+}
+
+static int open_path(const char *path, bool read_only, struct error *e)
+{
+	int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	struct stat st;
+	int fd;
+
+	if (!read_only && !stat(path, &st) && S_ISBLK(st.st_mode))
+		flags |= O_EXCL;
+	fd = open(path, flags);
+	if (fd >= 0)
+		return fd;
+	if (errno == EROFS || (errno == EACCES && !access(path, R_OK)))
+		return err_set(e, EROFS, "it is read-only (use --read-only)");
+	if (errno == EBUSY)
+		return err_set(e, EBUSY, "another process or a mount uses it");
+	return err_set_errno(e, errno, "cannot open it");
+}
+
+static int file_open(const struct uri *uri, const struct backend_options *options,
+		     struct backend **ret_backend, struct error *e)
+{
+	static const char *const no_params[] = { NULL };
+	struct backend_info info;
+	struct file_backend *f;
+	auto_close int fd = -1;
+	int ret;
+
+	if (*uri->host && strcmp(uri->host, "localhost"))
+		return err_set(e, EINVAL, "URI: file has no host; write file:///path");
+	if (uri->path[0] != '/')
+		return err_set(e, EINVAL, "URI: file wants an absolute path, file:///path");
+	ret = uri_only_params(uri, no_params, e);
+	if (ret < 0)
+		return ret;
+
+	fd = open_path(uri->path, options->read_only, e);
+	ret = fd < 0 ? fd : inspect(fd, options->read_only, &info, e);
+	if (ret < 0)
+		return err_prefix(e, "file '%s'", uri->path);
+
+	f = calloc(1, sizeof(*f));
+	if (!f)
+		return err_set(e, ENOMEM, "file: out of memory");
+	f->common.ops = &file_backend_ops;
+	f->common.info = info;
+	snprintf(f->common.info.description, sizeof(info.description), "file %s", uri->path);
+	f->fd = take_fd(&fd);
+	*ret_backend = &f->common;
+	return 0;
+}
+
+static void file_close(struct backend *backend)
+{
+	struct file_backend *f = container_of(backend, struct file_backend, common);
+
+	close(f->fd);
+	free(f);
+}
+
+static int file_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
+			     struct backend_queue **ret_queue, struct error *e)
+{
+	struct backend_queue *q = malloc(sizeof(*q));
+
+	if (!q)
+		return err_set(e, ENOMEM, "file: out of memory");
+	*q = (struct backend_queue){ backend, loop, index };
+	*ret_queue = q;
+	return 0;
+}
+
+static void file_queue_destroy(struct backend_queue *queue)
+{
+	free(queue);
+}
+
+/* --- requests --- */
+
+static int fd_of(const struct backend_request *req)
+{
+	return container_of(req->queue->backend, struct file_backend, common)->fd;
+}
+
+static struct io_uring_sqe *sqe_of(struct backend_request *req)
+{
+	return loop_sqe(req->queue->loop, &req->msg.op);
+}
+
+static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags);
+static void zero_complete(struct loop_op *op, int res, uint32_t cqe_flags);
+
+/* Where byte @skip is, and how much of the memory follows it in one piece. */
+static struct iovec piece_at(const struct iovec *iov, unsigned int niov, uint64_t skip, uint64_t len)
+{
+	struct iovec piece = { 0 };
+	size_t n;
+
+	iov_slice(iov, niov, skip, len, &piece, 1, &n);
+	return piece;
+}
+
+static int rw_flags(const struct backend_request *req)
+{
+	return req->flags & BACKEND_REQ_FUA ? RWF_DSYNC : 0;
+}
+
+static void start_piece(struct backend_request *req)
+{
+	struct io_uring_sqe *sqe = sqe_of(req);
+	uint64_t offset = req->offset + req->progress;
+	struct iovec v = piece_at(req->iov, req->niov, req->progress,
+				  min(req->length - req->progress, (uint64_t)MAX_RW_BYTES));
+
+	if (req->op == BACKEND_READ) {
+		io_uring_prep_read(sqe, fd_of(req), v.iov_base, (unsigned int)v.iov_len, offset);
+	} else {
+		io_uring_prep_write(sqe, fd_of(req), v.iov_base, (unsigned int)v.iov_len, offset);
+		sqe->rw_flags = rw_flags(req);
+	}
+}
+
+static void start_read_write(struct backend_request *req)
+{
+	struct io_uring_sqe *sqe;
+
+	req->msg.op.complete = read_write_complete;
+	/* An array that describes more than is wanted cannot be given to the kernel. */
+	if (req->niov == 1 || iov_length(req->iov, req->niov) != req->length) {
+		start_piece(req);
+		return;
+	}
+	sqe = sqe_of(req);
+	if (req->op == BACKEND_READ)
+		io_uring_prep_readv(sqe, fd_of(req), req->iov, req->niov, req->offset);
+	else
+		io_uring_prep_writev2(sqe, fd_of(req), req->iov, req->niov, req->offset,
+				      rw_flags(req));
+}
+
+static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct backend_request *req = container_of(op, struct backend_request, msg.op);
+
+	(void)cqe_flags;
+	if (res == -EAGAIN || res == -EINTR) {
+		start_piece(req);
+		return;
+	}
+	/* Nothing read or written: the file became shorter behind our back. */
+	if (res <= 0) {
+		req->done(req, res ? res : -EIO);
+		return;
+	}
+	req->progress += (uint64_t)res;
+	if (req->progress < req->length)
+		start_piece(req);
+	else
+		req->done(req, 0);
+}
+
+static void sync_complete(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct backend_request *req = container_of(op, struct backend_request, msg.op);
+
+	(void)cqe_flags;
+	req->done(req, res < 0 ? res : 0);
+}
+
+static void start_sync(struct backend_request *req)
+{
+	req->msg.op.complete = sync_complete;
+	io_uring_prep_fsync(sqe_of(req), fd_of(req), IORING_FSYNC_DATASYNC);
+}
+
+/* Where the filesystem cannot zero a range itself. */
+static void start_zero_piece(struct backend_request *req)
+{
+	uint64_t n = min(req->length - req->progress, (uint64_t)ZERO_BYTES);
+
+	req->msg.op.complete = zero_complete;
+	io_uring_prep_write(sqe_of(req), fd_of(req), zeroes, (unsigned int)n,
+			    req->offset + req->progress);
+}
+
+static void finish_zero(struct backend_request *req)
+{
+	if (req->flags & BACKEND_REQ_FUA)
+		start_sync(req);
+	else
+		req->done(req, 0);
+}
+
+static void zero_complete(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct backend_request *req = container_of(op, struct backend_request, msg.op);
+
+	(void)cqe_flags;
+	if (res == -EAGAIN || res == -EINTR)
+		res = 0;
+	else if (res <= 0) {
+		req->done(req, res ? res : -EIO);
+		return;
+	}
+	req->progress += (uint64_t)res;
+	if (req->progress < req->length)
+		start_zero_piece(req);
+	else
+		finish_zero(req);
+}
+
+static void allocate_complete(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct backend_request *req = container_of(op, struct backend_request, msg.op);
+
+	(void)cqe_flags;
+	if (!res)
+		finish_zero(req);
+	else if (res == -EOPNOTSUPP && req->op == BACKEND_WRITE_ZEROES)
+		start_zero_piece(req);
+	else
+		req->done(req, res);
+}
+
+static void start_allocate(struct backend_request *req)
+{
+	bool hole = req->op == BACKEND_DISCARD || req->flags & BACKEND_REQ_MAY_UNMAP;
+	int mode = FALLOC_FL_KEEP_SIZE | (hole ? FALLOC_FL_PUNCH_HOLE : FALLOC_FL_ZERO_RANGE);
+
+	req->msg.op.complete = allocate_complete;
+	io_uring_prep_fallocate(sqe_of(req), fd_of(req), mode, (off_t)req->offset,
+				(off_t)req->length);
+}
+
+static void file_submit(struct backend_queue *queue, struct backend_request *req)
+{
+	req->queue = queue;
+	req->progress = 0;
+	switch (req->op) {
+	case BACKEND_READ:
+	case BACKEND_WRITE:
+		start_read_write(req);
+		break;
+	case BACKEND_FLUSH:
+		start_sync(req);
+		break;
+	default:
+		start_allocate(req);
+		break;
+	}
+}
+
+const struct backend_ops file_backend_ops = {
+	.scheme = "file",
+	.open = file_open,
+	.close = file_close,
+	.queue_create = file_queue_create,
+	.queue_destroy = file_queue_destroy,
+	.submit = file_submit,
+};

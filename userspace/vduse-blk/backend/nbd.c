@@ -1,0 +1,495 @@
+// SPDX-License-Identifier: MIT
+/*
+ * NBD backend: URIs, and which queue uses which connection.
+ *
+ * open() connects once to learn what the export is. That connection is not
+ * wasted: queue 0 takes it over.
+ *
+ * If the server offers multi-conn, each queue has a connection of its own on
+ * its own loop; the server then promises that a flush on one covers writes
+ * completed on all of them.
+ *
+ * Otherwise there is one connection, owned by queue 0's thread, and no other
+ * thread ever touches it. The other queues collect the requests of a batch in
+ * a list and pass it with one ring message, carried by the list's first
+ * request; on the owner's side the completions of a batch are collected for
+ * each queue and go back in the same way. A list always belongs to exactly
+ * one thread, the message is the hand-over, so there is no lock.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "backend/nbd_conn.h"
+#include "base/log.h"
+
+#define MAX_ADDRS 8
+
+struct request_list {
+	struct backend_request *first;
+	struct backend_request **last;
+};
+
+struct nbd_queue {
+	struct backend_queue common;
+	struct nbd_conn *conn; /* NULL: queue 0's is used */
+
+	/* Without a connection: requests of this batch. */
+	struct request_list outgoing;
+	struct loop_hook outgoing_hook;
+
+	/* Owner of the shared connection: completions of this batch, by queue. */
+	struct request_list *returning;
+	struct loop_hook returning_hook;
+};
+
+struct nbd_backend {
+	struct backend common;
+	struct backend_options options;
+	struct stream_addr addrs[MAX_ADDRS];
+	unsigned int naddrs;
+	char *export_name;
+	struct nbd_export export;
+	int spare_fd; /* negotiated connection that waits for queue 0 */
+	struct nbd_queue **queues; /* options.queues; set by each queue's own thread */
+};
+
+static struct nbd_backend *to_nbd(struct backend *backend)
+{
+	return container_of(backend, struct nbd_backend, common);
+}
+
+static struct nbd_queue *to_queue(struct backend_queue *queue)
+{
+	return container_of(queue, struct nbd_queue, common);
+}
+
+static bool shares_connection(const struct nbd_backend *b)
+{
+	return b->common.info.connections == 1;
+}
+
+/* --- lists --- */
+
+static void list_init(struct request_list *list)
+{
+	list->first = NULL;
+	list->last = &list->first;
+}
+
+static void list_push(struct request_list *list, struct backend_request *req)
+{
+	req->next = NULL;
+	*list->last = req;
+	list->last = &req->next;
+}
+
+static struct backend_request *list_take(struct request_list *list)
+{
+	struct backend_request *first = list->first;
+
+	list_init(list);
+	return first;
+}
+
+/* --- requests --- */
+
+/* On the submitting queue's thread: its requests have come back. */
+static void returned(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct backend_request *req = container_of(op, struct backend_request, msg.op);
+
+	(void)res;
+	(void)cqe_flags;
+	while (req) {
+		struct backend_request *next = req->next;
+
+		req->done(req, req->error);
+		req = next;
+	}
+}
+
+/* On the owner's thread, at the end of a batch. */
+static void send_back(struct loop_hook *hook)
+{
+	struct nbd_queue *owner = container_of(hook, struct nbd_queue, returning_hook);
+	struct nbd_backend *b = to_nbd(owner->common.backend);
+
+	for (unsigned int i = 1; i < b->options.queues; i++) {
+		struct backend_request *first = list_take(&owner->returning[i]);
+
+		if (!first)
+			continue;
+		first->msg.op.complete = returned;
+		loop_send(owner->common.loop, first->queue->loop, &first->msg, 0);
+	}
+}
+
+/* On the thread that has the connection. */
+static void finished(void *opaque, struct backend_request *req, int error)
+{
+	struct nbd_queue *q = opaque;
+
+	if (req->queue == &q->common) {
+		req->done(req, error);
+		return;
+	}
+	req->error = error;
+	list_push(&q->returning[req->queue->index], req);
+	loop_hook_schedule(q->common.loop, &q->returning_hook);
+}
+
+/* On the owner's thread: another queue's batch has arrived. */
+static void handed_over(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct backend_request *req = container_of(op, struct backend_request, msg.op);
+	struct nbd_queue *owner = to_nbd(req->queue->backend)->queues[0];
+
+	(void)res;
+	(void)cqe_flags;
+	while (req) {
+		struct backend_request *next = req->next;
+
+		nbd_conn_submit(owner->conn, req);
+		req = next;
+	}
+}
+
+/* On the submitting queue's thread, at the end of a batch. */
+static void hand_over(struct loop_hook *hook)
+{
+	struct nbd_queue *q = container_of(hook, struct nbd_queue, outgoing_hook);
+	struct nbd_queue *owner = to_nbd(q->common.backend)->queues[0];
+	struct backend_request *first = list_take(&q->outgoing);
+
+	first->msg.op.complete = handed_over;
+	loop_send(q->common.loop, owner->common.loop, &first->msg, 0);
+}
+
+static void nbd_submit(struct backend_queue *queue, struct backend_request *req)
+{
+	struct nbd_queue *q = to_queue(queue);
+
+	req->queue = queue;
+	if (q->conn) {
+		nbd_conn_submit(q->conn, req);
+		return;
+	}
+	list_push(&q->outgoing, req);
+	loop_hook_schedule(queue->loop, &q->outgoing_hook);
+}
+
+/* --- queues --- */
+
+static int check_same_export(const struct nbd_backend *b, const struct nbd_conn *conn,
+			     struct error *e)
+{
+	const struct nbd_export *x = nbd_conn_export(conn);
+
+	if (x->size != b->export.size || x->flags != b->export.flags ||
+	    x->min_block != b->export.min_block || x->max_block != b->export.max_block)
+		return err_set(e, EPROTO, "nbd: the export changed between two connections");
+	return 0;
+}
+
+/*
+ * The connection that open() made may have waited for a while. A server that
+ * has hung up meanwhile, or says something unasked, gets a fresh connection.
+ */
+static int take_spare(struct nbd_backend *b)
+{
+	int fd = take_fd(&b->spare_fd);
+	char byte;
+
+	if (fd < 0)
+		return -1;
+	if (recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 && errno == EAGAIN)
+		return fd;
+	close(fd);
+	return -1;
+}
+
+static int queue_connect(struct nbd_backend *b, struct nbd_queue *q, struct error *e)
+{
+	struct nbd_conn_params params = {
+		.export_name = b->export_name,
+		.depth = b->options.queue_depth *
+			 (shares_connection(b) ? b->options.queues : 1),
+		.timeout_ms = b->options.connect_timeout_ms,
+		.finished = finished,
+		.owner = q,
+	};
+	int fd, ret;
+
+	fd = q->common.index == 0 ? take_spare(b) : -1;
+	if (fd >= 0)
+		return nbd_conn_adopt(q->common.loop, fd, &b->export, &params, &q->conn, e);
+
+	ret = nbd_conn_open(q->common.loop, b->addrs, b->naddrs, &params, &q->conn, e);
+	if (ret < 0)
+		return ret;
+	ret = check_same_export(b, q->conn, e);
+	if (ret < 0) {
+		nbd_conn_close(q->conn);
+		q->conn = NULL;
+	}
+	return ret;
+}
+
+static int nbd_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
+			    struct backend_queue **ret_queue, struct error *e)
+{
+	struct nbd_backend *b = to_nbd(backend);
+	struct nbd_queue *q;
+	int ret;
+
+	if (index >= b->options.queues)
+		return err_set(e, EINVAL, "nbd: queue %u does not exist", index);
+	q = calloc(1, sizeof(*q));
+	if (!q)
+		return err_set(e, ENOMEM, "nbd: out of memory");
+	q->common = (struct backend_queue){ backend, loop, index };
+	list_init(&q->outgoing);
+	q->outgoing_hook.run = hand_over;
+	q->returning_hook.run = send_back;
+
+	if (index == 0) {
+		q->returning = calloc(b->options.queues, sizeof(*q->returning));
+		if (!q->returning) {
+			ret = err_set(e, ENOMEM, "nbd: out of memory");
+			goto fail;
+		}
+		for (unsigned int i = 0; i < b->options.queues; i++)
+			list_init(&q->returning[i]);
+	}
+	if (index == 0 || !shares_connection(b)) {
+		ret = queue_connect(b, q, e);
+		if (ret < 0)
+			goto fail;
+	}
+	b->queues[index] = q;
+	*ret_queue = &q->common;
+	return 0;
+
+fail:
+	free(q->returning);
+	free(q);
+	return ret;
+}
+
+static void nbd_queue_destroy(struct backend_queue *queue)
+{
+	struct nbd_queue *q = to_queue(queue);
+
+	nbd_conn_close(q->conn);
+	loop_hook_cancel(queue->loop, &q->outgoing_hook);
+	loop_hook_cancel(queue->loop, &q->returning_hook);
+	to_nbd(queue->backend)->queues[queue->index] = NULL;
+	free(q->returning);
+	free(q);
+}
+
+/* --- opening --- */
+
+static int resolve_tcp(const struct uri *uri, struct nbd_backend *b, struct error *e)
+{
+	static const char *const no_params[] = { NULL };
+	int n;
+
+	if (!*uri->host)
+		return err_set(e, EINVAL, "URI: host is missing; write nbd://host[:port]/export");
+	n = uri_only_params(uri, no_params, e);
+	if (n < 0)
+		return n;
+	n = stream_addr_resolve(uri->host, uri->port ? uri->port : NBD_DEFAULT_PORT, b->addrs,
+				MAX_ADDRS, e);
+	if (n < 0)
+		return n;
+	b->naddrs = (unsigned int)n;
+	return 0;
+}
+
+static int resolve_unix(const struct uri *uri, struct nbd_backend *b, struct error *e)
+{
+	static const char *const params[] = { "socket", NULL };
+	const char *path;
+	int ret;
+
+	ret = uri_only_params(uri, params, e);
+	if (ret < 0)
+		return ret;
+	if (*uri->host || uri->port)
+		return err_set(e, EINVAL,
+			       "URI: nbd+unix has no host; write nbd+unix:///export?socket=PATH");
+	path = uri_param(uri, "socket");
+	if (!path)
+		return err_set(e, EINVAL,
+			       "URI: socket is missing; write nbd+unix:///export?socket=PATH");
+	ret = stream_addr_unix(path, &b->addrs[0], e);
+	if (ret < 0)
+		return err_prefix(e, "URI");
+	b->naddrs = 1;
+	return 0;
+}
+
+static uint32_t flags_from_wire(const struct nbd_export *x)
+{
+	static const struct {
+		uint16_t wire;
+		uint32_t flag;
+	} map[] = {
+		{ NBD_FLAG_READ_ONLY, BACKEND_F_READ_ONLY },
+		{ NBD_FLAG_SEND_FLUSH, BACKEND_F_FLUSH },
+		{ NBD_FLAG_SEND_FUA, BACKEND_F_FUA },
+		{ NBD_FLAG_SEND_TRIM, BACKEND_F_DISCARD },
+		{ NBD_FLAG_SEND_WRITE_ZEROES, BACKEND_F_WRITE_ZEROES },
+		{ NBD_FLAG_CAN_MULTI_CONN, BACKEND_F_MULTI_CONN },
+		{ NBD_FLAG_ROTATIONAL, BACKEND_F_ROTATIONAL },
+	};
+	uint32_t flags = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(map); i++)
+		if (x->flags & map[i].wire)
+			flags |= map[i].flag;
+	return flags;
+}
+
+static void describe(struct nbd_backend *b)
+{
+	struct backend_info *info = &b->common.info;
+	char peer[STREAM_ADDR_TEXT];
+
+	snprintf(info->description, sizeof(info->description),
+		 "nbd %s export '%.40s', %s replies, %u connection%s",
+		 stream_addr_text(&b->addrs[0], peer), b->export_name,
+		 b->export.structured ? "structured" : "simple", info->connections,
+		 info->connections == 1 ? "" : "s");
+}
+
+static void fill_info(struct nbd_backend *b)
+{
+	const struct nbd_export *x = &b->export;
+	struct backend_info *info = &b->common.info;
+
+	*info = (struct backend_info){
+		.size = x->size,
+		.min_block = x->min_block,
+		.preferred_block = x->preferred_block,
+		.max_block = nbd_conn_max_payload(x),
+		.max_discard = NBD_MAX_RANGE_BYTES,
+		.max_write_zeroes = NBD_MAX_RANGE_BYTES,
+		.flags = flags_from_wire(x),
+		.connections = 1,
+	};
+	if ((info->flags & BACKEND_F_MULTI_CONN) && !b->options.single_connection)
+		info->connections = b->options.queues;
+	describe(b);
+}
+
+static int learn_export(struct nbd_backend *b, struct error *e)
+{
+	struct loop_params lp = { .name = "nbd-open", .sq_entries = 16 };
+	struct nbd_conn_params params = {
+		.export_name = b->export_name,
+		.depth = 1,
+		.timeout_ms = b->options.connect_timeout_ms,
+	};
+	struct nbd_conn *conn;
+	struct loop *loop;
+	int ret;
+
+	ret = loop_create(&lp, &loop, e);
+	if (ret < 0)
+		return ret;
+	ret = nbd_conn_open(loop, b->addrs, b->naddrs, &params, &conn, e);
+	if (!ret) {
+		b->export = *nbd_conn_export(conn);
+		b->spare_fd = nbd_conn_detach(conn);
+	}
+	loop_destroy(loop);
+	return ret;
+}
+
+static void nbd_close(struct backend *backend)
+{
+	struct nbd_backend *b = to_nbd(backend);
+	uint8_t disc[NBD_REQUEST_SIZE];
+
+	if (b->spare_fd >= 0) {
+		nbd_request_encode(disc, 0, NBD_CMD_DISC, 0, 0, 0);
+		send(b->spare_fd, disc, sizeof(disc), MSG_NOSIGNAL | MSG_DONTWAIT);
+		close(b->spare_fd);
+	}
+	free(b->queues);
+	free(b->export_name);
+	free(b);
+}
+
+static int nbd_open_with(const struct backend_ops *ops,
+			 int (*resolve)(const struct uri *, struct nbd_backend *, struct error *),
+			 const struct uri *uri, const struct backend_options *options,
+			 struct backend **ret_backend, struct error *e)
+{
+	const char *name = uri->path[0] == '/' ? uri->path + 1 : uri->path;
+	struct nbd_backend *b = calloc(1, sizeof(*b));
+	int ret;
+
+	if (!b)
+		return err_set(e, ENOMEM, "nbd: out of memory");
+	b->common.ops = ops;
+	b->options = *options;
+	b->spare_fd = -1;
+	b->queues = calloc(options->queues, sizeof(struct nbd_queue *));
+	b->export_name = strdup(name);
+	if (!b->queues || !b->export_name) {
+		ret = err_set(e, ENOMEM, "nbd: out of memory");
+		goto fail;
+	}
+	if (!uri->has_authority) {
+		ret = err_set(e, EINVAL, "URI: '//' is missing after '%s:'", uri->scheme);
+		goto fail;
+	}
+	ret = resolve(uri, b, e);
+	if (ret < 0)
+		goto fail;
+	ret = learn_export(b, e);
+	if (ret < 0)
+		goto fail;
+	fill_info(b);
+	*ret_backend = &b->common;
+	return 0;
+
+fail:
+	nbd_close(&b->common);
+	return ret;
+}
+
+static int nbd_open(const struct uri *uri, const struct backend_options *options,
+		    struct backend **ret_backend, struct error *e)
+{
+	return nbd_open_with(&nbd_backend_ops, resolve_tcp, uri, options, ret_backend, e);
+}
+
+static int nbd_unix_open(const struct uri *uri, const struct backend_options *options,
+			 struct backend **ret_backend, struct error *e)
+{
+	return nbd_open_with(&nbd_unix_backend_ops, resolve_unix, uri, options, ret_backend, e);
+}
+
+const struct backend_ops nbd_backend_ops = {
+	.scheme = "nbd",
+	.open = nbd_open,
+	.close = nbd_close,
+	.queue_create = nbd_queue_create,
+	.queue_destroy = nbd_queue_destroy,
+	.submit = nbd_submit,
+};
+
+const struct backend_ops nbd_unix_backend_ops = {
+	.scheme = "nbd+unix",
+	.open = nbd_unix_open,
+	.close = nbd_close,
+	.queue_create = nbd_queue_create,
+	.queue_destroy = nbd_queue_destroy,
+	.submit = nbd_submit,
+};
