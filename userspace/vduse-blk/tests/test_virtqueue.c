@@ -1249,6 +1249,7 @@ static void test_flags(void **state)
 			virtqueue_push(&dev.vq, &dev.elems[0], 3);
 			assert_int_equal(virtqueue_commit(&dev.vq), !(i & 1));
 		}
+		assert_false(virtqueue_enable_notify(&dev.vq));
 		assert_true(sim_needs_kick(d));
 		virtqueue_disable_notify(&dev.vq);
 		assert_false(sim_needs_kick(d));

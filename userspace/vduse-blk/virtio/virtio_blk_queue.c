@@ -82,7 +82,10 @@ void vblk_queue_complete(struct vblk_request *req, uint8_t status)
 	open_batch(q);
 }
 
-/* Take everything that is in the ring. Returns how much that was. */
+/*
+ * Take everything that is in the ring. Returns how much that was. A loop that
+ * woke up for something else leaves notifications as they are.
+ */
 static unsigned int serve(struct vblk_queue *q)
 {
 	struct vblk_request *req;
@@ -90,14 +93,14 @@ static unsigned int serve(struct vblk_queue *q)
 
 	if (unlikely(q->phase != VBLK_RUNNING))
 		return 0;
-	virtqueue_disable_notify(&q->vq);
 	while ((req = pool_get(&q->pool))) {
 		if (virtqueue_pop(&q->vq, &req->elem) <= 0) {
 			pool_put(&q->pool, req);
 			break;
 		}
+		if (!n++)
+			virtqueue_disable_notify(&q->vq);
 		vblk_request_start(req);
-		n++;
 	}
 	check_broken(q);
 	return n;

@@ -162,7 +162,6 @@ int virtqueue_init(struct virtqueue *vq, const struct virtqueue_params *params,
 	vq->indirect = params->indirect;
 	vq->max_chain = params->max_chain;
 	vq->iotlb = params->iotlb;
-	vq->notify_on = true; /* rings are zero at first: nothing is suppressed */
 	err = map_rings(vq, e);
 	if (err)
 		return err;

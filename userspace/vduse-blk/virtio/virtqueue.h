@@ -14,8 +14,8 @@
  *
  * The order of calls in one batch:
  *
+ *	while (virtqueue_pop(vq, elem) > 0) ...		take work; if there is some:
  *	virtqueue_disable_notify()
- *	while (virtqueue_pop(vq, elem) > 0) ...		take work
  *	virtqueue_push(vq, elem, written) ...		give back, in any order
  *	if (virtqueue_commit(vq)) interrupt		publish what was pushed
  *	if (virtqueue_enable_notify(vq)) start over	else wait for a kick
@@ -122,6 +122,7 @@ struct vring_used;
  * @avail_wrap, @used_wrap, @committed_wrap: packed: wrap counters that belong
  *	to the three indices
  * @notify_on: the driver was asked to kick
+ * @notify_at: for which entry, as in the event fields
  * @first_word: packed: the first used descriptor of the batch, written last
  * @iotlb: as in @params
  * @desc, @avail, @used: split: the rings
@@ -147,6 +148,7 @@ struct virtqueue {
 	bool used_wrap;
 	bool committed_wrap;
 	bool notify_on;
+	uint16_t notify_at;
 	uint64_t first_word;
 
 	struct iotlb *iotlb;
@@ -216,7 +218,8 @@ bool virtqueue_commit(struct virtqueue *vq);
  * virtqueue_disable_notify() - ask the driver not to kick
  * @vq: the queue
  *
- * A hint: kicks may still come.
+ * A hint: kicks may still come, and before the first virtqueue_enable_notify() it
+ * does nothing.
  */
 void virtqueue_disable_notify(struct virtqueue *vq);
 

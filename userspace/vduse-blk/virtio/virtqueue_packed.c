@@ -247,18 +247,21 @@ void packed_disable_notify(struct virtqueue *vq)
 	vq->notify_on = false;
 }
 
+/* Asked already, and nothing was taken since: the stores and the barrier are not repeated. */
 bool packed_enable_notify(struct virtqueue *vq)
 {
-	uint16_t off_wrap;
+	const uint16_t off_wrap = (uint16_t)(vq->avail_idx | (vq->avail_wrap ? EVENT_WRAP : 0));
 
-	if (vq->event_idx) {
-		off_wrap = (uint16_t)(vq->avail_idx | (vq->avail_wrap ? EVENT_WRAP : 0));
-		store16(&vq->device_event->off_wrap, off_wrap);
-		store16_release(&vq->device_event->flags, VRING_PACKED_EVENT_FLAG_DESC);
-	} else {
-		store16(&vq->device_event->flags, VRING_PACKED_EVENT_FLAG_ENABLE);
+	if (!vq->notify_on || vq->notify_at != off_wrap) {
+		if (vq->event_idx) {
+			store16(&vq->device_event->off_wrap, off_wrap);
+			store16_release(&vq->device_event->flags, VRING_PACKED_EVENT_FLAG_DESC);
+		} else {
+			store16(&vq->device_event->flags, VRING_PACKED_EVENT_FLAG_ENABLE);
+		}
+		vq->notify_on = true;
+		vq->notify_at = off_wrap;
+		full_barrier();
 	}
-	vq->notify_on = true;
-	full_barrier();
 	return is_available(packed_flags(load64(slot_word(vq, vq->avail_idx))), vq->avail_wrap);
 }

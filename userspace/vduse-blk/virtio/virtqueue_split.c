@@ -203,14 +203,18 @@ void split_disable_notify(struct virtqueue *vq)
 	vq->notify_on = false;
 }
 
+/* Asked already, and nothing was taken since: the store and the barrier are not repeated. */
 bool split_enable_notify(struct virtqueue *vq)
 {
-	if (vq->event_idx)
-		store16(avail_event(vq), vq->avail_idx);
-	else
-		store16(&vq->used->flags, 0);
-	vq->notify_on = true;
-	full_barrier();
+	if (!vq->notify_on || vq->notify_at != vq->avail_idx) {
+		if (vq->event_idx)
+			store16(avail_event(vq), vq->avail_idx);
+		else
+			store16(&vq->used->flags, 0);
+		vq->notify_on = true;
+		vq->notify_at = vq->avail_idx;
+		full_barrier();
+	}
 	return vq->avail_seen != vq->avail_idx ||
 	       load16(&vq->avail->idx) != vq->avail_idx;
 }
