@@ -11,11 +11,16 @@
  *   removing, no daemon                      at once
  *   removing, a daemon that completes
  *     nothing for msg_timeout seconds        then
- *   adding, no daemon for msg_timeout        then
+ *   adding, a daemon has gone, and since
+ *     nothing was completed for msg_timeout  then
  *   otherwise                                never
  *
- * msg_timeout 0 means "for ever" here as well. A daemon that dies otherwise
- * leaves its requests waiting for the next one.
+ * msg_timeout 0 means "for ever" here as well. While adding, a daemon that is
+ * there may take its time, its storage may be slow; the user can end it. But
+ * if it goes and leaves requests, its successors get no more than the timeout,
+ * or a daemon that crashes and is restarted again and again would keep the
+ * lock for ever. When nobody holds the lock, a daemon that dies leaves its
+ * requests waiting for the next one.
  *
  * Failing (VDUSE_FAILING) is final for the vDPA device. From then on the
  * module is the device: the daemon's mappings of rings and bounce memory are
@@ -65,16 +70,19 @@ static unsigned int count_inflight(struct vduse_dev *dev, u64 *ret_used)
 static bool out_of_patience(struct vduse_dev *dev)
 {
 	u32 timeout = READ_ONCE(dev->msgq.timeout);
-	unsigned int count = 0;
-	u64 used = 0;
+	unsigned int count;
+	u64 used;
 
-	/* A daemon that is there may take its time for the probe's requests. */
-	if (!test_bit(VDUSE_ADDING, &dev->state) ||
-	    !test_bit(VDUSE_DAEMON, &dev->state))
-		count = count_inflight(dev, &used);
-
+	count = count_inflight(dev, &used);
 	if (!count || used != dev->progress) {
 		dev->progress = used;
+		dev->progress_since = jiffies;
+		WRITE_ONCE(dev->deserted,
+			   !test_bit(VDUSE_DAEMON, &dev->state));
+		return false;
+	}
+	if (!test_bit(VDUSE_REMOVING, &dev->state) &&
+	    !READ_ONCE(dev->deserted)) {
 		dev->progress_since = jiffies;
 		return false;
 	}
@@ -180,6 +188,7 @@ void vduse_teardown_daemon_gone(struct vduse_dev *dev)
 {
 	bool removing;
 
+	WRITE_ONCE(dev->deserted, true);
 	spin_lock(&dev->state_lock);
 	removing = test_bit(VDUSE_REMOVING, &dev->state);
 	if (removing)

@@ -118,6 +118,7 @@ enum vduse_attach {
  * @revoked: the daemon's access to the rings was cut off; only for @watch
  * @progress: how far the device had come when @watch looked last
  * @progress_since: jiffies when it was seen to come further
+ * @deserted: a daemon has closed the device since
  */
 struct vduse_dev {
 	struct device dev;
@@ -154,6 +155,7 @@ struct vduse_dev {
 	bool revoked;
 	u64 progress;
 	unsigned long progress_since;
+	bool deserted;
 };
 
 static inline struct vduse_dev *vdpa_to_vduse(struct vdpa_device *vdpa)
