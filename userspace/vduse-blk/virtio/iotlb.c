@@ -171,8 +171,10 @@ void iotlb_invalidate(struct iotlb *tlb, uint64_t first, uint64_t last)
 	from = lower_bound(tlb, first);
 	for (to = from; to < tlb->count && tlb->table[to]->region.iova <= last; to++)
 		retire(tlb, tlb->table[to]);
-	memmove(&tlb->table[from], &tlb->table[to],
-		(tlb->count - to) * sizeof(struct iotlb_entry *));
+	/* An empty table may have no memory yet, and memmove() takes no NULL. */
+	if (to > from)
+		memmove(&tlb->table[from], &tlb->table[to],
+			(tlb->count - to) * sizeof(struct iotlb_entry *));
 	tlb->count -= to - from;
 	tlb->recent = (struct iotlb_region){ 0 };
 	tlb->generation++;
