@@ -56,12 +56,15 @@
  *     added; and that add's map event came after.
  *  4. A device may write several elements and make the first of them visible
  *     last. Between, A's head may be overwritten by an element that is not
- *     visible yet. A is then called hidden: its length is known, its id will
- *     be in one of the elements when they become visible. If the daemon dies
- *     exactly there, the id is looked for in the elements that it has written;
- *     if it wrote none that names A, the request cannot be failed. This window,
- *     a few instructions wide, is the only one. Writing elements one by one
- *     does not have it.
+ *     visible yet: its flags are those of the device, or its id is one of K.
+ *     A is then called hidden: its length is known, its id will be in one of
+ *     these elements when they become visible. They were chosen before anything
+ *     newer than A was available, so there is one hidden buffer at a time, and
+ *     the first element that names a buffer not known is its. If the daemon
+ *     dies exactly there, the id is looked for in the elements that it has
+ *     written, but for the first; if none of them names A, this one request
+ *     cannot be failed. This window, a few instructions wide, is the only one.
+ *     Writing elements one by one does not have it.
  *
  * VIRTIO_F_IN_ORDER would let a device skip used entries; no driver of the
  * kernels in question negotiates it.
@@ -134,8 +137,7 @@ struct inflight_buf {
  * @used: split: used index seen; packed: position of the next used element
  * @count: buffers in flight
  * @slots: packed: slots they occupy
- * @hidden: packed: those of @count whose id is not known
- * @hidden_slots: packed: slots of each hidden buffer
+ * @hidden: packed: slots of the hidden buffer, 0 when there is none
  * @done: buffers used since the start
  * @buf: by head or id
  */
@@ -154,7 +156,6 @@ struct vduse_inflight_ring {
 	u32 count;
 	u32 slots;
 	u32 hidden;
-	u32 hidden_slots;
 	u32 done;
 	struct inflight_buf buf[] __counted_by(num);
 };
@@ -346,17 +347,21 @@ static u32 packed_read_list(struct vduse_inflight_ring *r,
 
 		pos = packed_advance(r, pos, 1);
 		state = packed_copy(r, pos, &desc);
-		if (state == SLOT_USED) /* so it is not in flight any more */
-			return packed_run(r, r->avail);
 		if (state == SLOT_OLD)
 			break;
+		/* Written over, so it is not in flight any more. */
+		if (state == SLOT_USED || desc.id != head->id)
+			return packed_run(r, r->avail);
 	}
 
 	return 0;
 }
 
-/* Take note of one new buffer, if there is one. */
-static bool packed_take_avail(struct vduse_inflight_ring *r)
+/*
+ * Take note of one new buffer. Returns 1, 0 when there is none, -EINVAL when
+ * there is one that makes no sense before more elements are read, or ever.
+ */
+static int packed_take_avail(struct vduse_inflight_ring *r)
 {
 	struct inflight_buf buf = {};
 	struct vring_packed_desc head;
@@ -365,27 +370,22 @@ static bool packed_take_avail(struct vduse_inflight_ring *r)
 	u16 id;
 
 	if (r->slots == r->num)
-		return false;
+		return 0;
 
 	state = packed_copy(r, r->avail, &head);
 	if (state == SLOT_OLD)
-		return false;
+		return 0;
 
-	if (state == SLOT_USED) {
+	id = le16_to_cpu(head.id);
+	if (state == SLOT_USED || (id < r->num && r->buf[id].held)) {
+		if (r->hidden)
+			return -EINVAL;
 		n = packed_run(r, r->avail);
-		if (r->hidden && r->hidden_slots != n) {
-			contradict(r, "several buffers written over");
-			return false;
-		}
-		r->hidden++;
-		r->hidden_slots = n;
+		r->hidden = n;
 	} else {
 		n = packed_read_list(r, &head, &buf);
-		id = le16_to_cpu(head.id);
-		if (!n || id >= r->num || r->buf[id].held) {
-			contradict(r, "available buffer");
-			return false;
-		}
+		if (!n || id >= r->num)
+			return -EINVAL;
 		buf.held = n;
 		r->buf[id] = buf;
 	}
@@ -395,12 +395,12 @@ static bool packed_take_avail(struct vduse_inflight_ring *r)
 	/* Pairs with packed_has_news(): the slots were read. */
 	smp_store_release(&r->avail, packed_advance(r, r->avail, n));
 
-	return true;
+	return 1;
 }
 
 /*
- * Take note of one used element. Returns 1, 0 when there is none, -ENOENT when
- * it names a buffer that is not known.
+ * Take note of one used element. Returns 1, 0 when there is none, -EINVAL when
+ * it names a buffer that is not known yet, or should not be there.
  */
 static int packed_take_used(struct vduse_inflight_ring *r)
 {
@@ -417,10 +417,10 @@ static int packed_take_used(struct vduse_inflight_ring *r)
 		n = r->buf[id].held;
 		r->buf[id].held = 0;
 	} else if (id < r->num && r->hidden) {
-		n = r->hidden_slots;
-		r->hidden--;
+		n = r->hidden;
+		r->hidden = 0;
 	} else {
-		return -ENOENT;
+		return -EINVAL;
 	}
 
 	r->slots -= n;
@@ -434,22 +434,23 @@ static int packed_take_used(struct vduse_inflight_ring *r)
 
 static void packed_observe(struct vduse_inflight_ring *r)
 {
-	int ret;
+	int avail, used;
+	bool news;
 
+	/*
+	 * Either side may wait for the other: a buffer that became available
+	 * and was used just now, an element that names a hidden one.
+	 */
 	do {
-		while (packed_take_avail(r))
-			;
-		do {
-			ret = packed_take_used(r);
-		} while (ret > 0);
-		/*
-		 * A buffer may have become available and been used since the
-		 * avail side was looked at. Then it is there now.
-		 */
-	} while (ret && packed_take_avail(r));
+		news = false;
+		while ((avail = packed_take_avail(r)) > 0)
+			news = true;
+		while ((used = packed_take_used(r)) > 0)
+			news = true;
+	} while (news && (avail || used));
 
-	if (ret)
-		contradict(r, "used element");
+	if (avail || used)
+		contradict(r, avail ? "available buffer" : "used element");
 }
 
 static bool packed_has_news(const struct vduse_inflight_ring *r)
@@ -676,28 +677,50 @@ static void packed_fail_one(struct vduse_inflight_ring *r, u32 id)
 }
 
 /*
+ * Elements that the daemon has written and not made visible must not become
+ * visible behind ours. Their slots look available again.
+ */
+static void packed_withdraw(struct vduse_inflight_ring *r)
+{
+	struct vring_packed_desc *ring = r->desc;
+	u16 flags, pos = r->used;
+	u32 n;
+
+	for (n = 0; n < r->slots; n++) {
+		flags = pos & POS_WRAP ? BIT(VRING_PACKED_DESC_F_AVAIL) :
+					 BIT(VRING_PACKED_DESC_F_USED);
+		if (packed_state(r, pos) == SLOT_USED)
+			WRITE_ONCE(ring[pos & ~POS_WRAP].flags,
+				   cpu_to_le16(flags));
+		pos = packed_advance(r, pos, 1);
+	}
+}
+
+/*
  * The daemon died after writing elements and before making them visible. Look
- * for the hidden buffers in them: an id that is not known to be in flight.
+ * for the hidden buffer in them: an id that is not known to be in flight. The
+ * slot of the first is no help: as long as its flags are the driver's, its id
+ * may still be that of a buffer that was used long ago. Nor can this be done
+ * later, when elements of our own are in the ring.
  */
 static void packed_find_hidden(struct vduse_inflight_ring *r)
 {
-	const struct vring_packed_desc *desc;
 	u16 id, pos = r->used;
 	u32 n;
 
-	for (n = 0; r->hidden && n < r->slots; n++) {
-		desc = packed_desc(r, pos);
-		id = le16_to_cpu(READ_ONCE(desc->id));
-		/* The first one may lack no more than its flags. */
-		if ((!n || packed_state(r, pos) == SLOT_USED) &&
-		    id < r->num && !r->buf[id].held) {
-			r->buf[id] = (struct inflight_buf) {
-				.held = r->hidden_slots,
-			};
-			r->hidden--;
-		}
+	for (n = 1; r->hidden && n < r->slots; n++) {
 		pos = packed_advance(r, pos, 1);
+		id = le16_to_cpu(READ_ONCE(packed_desc(r, pos)->id));
+		if (packed_state(r, pos) != SLOT_USED || id >= r->num ||
+		    r->buf[id].held)
+			continue;
+
+		r->buf[id] = (struct inflight_buf) { .held = r->hidden };
+		r->hidden = 0;
 	}
+
+	if (r->hidden)
+		pr_warn("one request in flight cannot be known, it will not be failed\n");
 }
 
 /*
@@ -723,9 +746,6 @@ static unsigned int ring_fail_known(struct vduse_inflight_ring *r)
 {
 	unsigned int n = 0;
 	u32 i;
-
-	if (r->hidden)
-		packed_find_hidden(r);
 
 	for (i = 0; i < r->num && r->count; i++) {
 		if (!r->buf[i].held || ring_doubts(r, i))
@@ -771,6 +791,10 @@ static void ring_begin_failing(struct vduse_inflight_ring *r)
 
 	r->failing = true;
 	ring_observe(r);
+	if (r->packed) {
+		packed_find_hidden(r);
+		packed_withdraw(r);
+	}
 	if (r->count)
 		pr_info("failing %u requests in flight\n", r->count);
 }

@@ -64,10 +64,12 @@ void sim_barrier(void);
 
 #define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
 #define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
-#define smp_mb() sim_barrier()
-#define smp_rmb() sim_barrier()
-#define smp_wmb() sim_barrier()
+#define smp_mb() sim_barrier() /* here */
+#define smp_rmb() sim_barrier() /* here */
+#define smp_wmb() sim_barrier() /* and here */
+/* and before a release */
 #define smp_store_release(p, v) (sim_barrier(), WRITE_ONCE(*(p), v))
+/* and after an acquire */
 #define smp_load_acquire(p) ({		\
 	__typeof__(*(p)) v_ = READ_ONCE(*(p));	\
 	sim_barrier();				\
