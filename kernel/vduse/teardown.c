@@ -96,7 +96,9 @@ static void fail_requests(struct vduse_dev *dev)
 	unsigned int i;
 
 	if (!dev->revoked) {
-		dev_notice(&dev->dev, "nobody serves it: failing its requests\n");
+		if (test_bit(VDUSE_DAEMON, &dev->state))
+			dev_notice(&dev->dev,
+				   "the daemon completes nothing: cut off\n");
 		vduse_msgq_set_patience(&dev->msgq, VDUSE_MSG_WAIT_NONE);
 		vduse_domain_revoke(dev->domain);
 		dev->revoked = true;
@@ -172,37 +174,42 @@ void vduse_teardown_added(struct vduse_dev *dev)
 
 void vduse_teardown_begin(struct vduse_dev *dev)
 {
+	bool failing;
+
 	spin_lock(&dev->state_lock);
 	set_bit(VDUSE_REMOVING, &dev->state);
 	if (!test_bit(VDUSE_DAEMON, &dev->state))
 		set_bit(VDUSE_FAILING, &dev->state);
+	failing = test_bit(VDUSE_FAILING, &dev->state);
 	spin_unlock(&dev->state_lock);
 	trace_state(dev);
 
-	vduse_msgq_set_patience(&dev->msgq, VDUSE_MSG_WAIT_DAEMON);
+	vduse_msgq_set_patience(&dev->msgq, failing ? VDUSE_MSG_WAIT_NONE :
+						      VDUSE_MSG_WAIT_DAEMON);
 	dev->progress_since = jiffies;
 	vduse_teardown_poke(dev);
 }
 
 void vduse_teardown_daemon_gone(struct vduse_dev *dev)
 {
-	bool removing;
-
 	WRITE_ONCE(dev->deserted, true);
 	spin_lock(&dev->state_lock);
-	removing = test_bit(VDUSE_REMOVING, &dev->state);
-	if (removing)
+	if (test_bit(VDUSE_REMOVING, &dev->state)) {
 		set_bit(VDUSE_FAILING, &dev->state);
+		vduse_teardown_poke(dev);
+	}
 	spin_unlock(&dev->state_lock);
 	trace_state(dev);
-
-	if (removing)
-		vduse_teardown_poke(dev);
 }
 
 void vduse_teardown_end(struct vduse_dev *dev)
 {
+	/* From here on nobody queues dev->watch. */
+	spin_lock(&dev->state_lock);
+	clear_bit(VDUSE_REMOVING, &dev->state);
+	spin_unlock(&dev->state_lock);
 	cancel_delayed_work_sync(&dev->watch);
+
 	vduse_dev_reset(dev);
 
 	if (dev->revoked) {
@@ -216,7 +223,6 @@ void vduse_teardown_end(struct vduse_dev *dev)
 
 	vduse_msgq_set_patience(&dev->msgq, VDUSE_MSG_WAIT);
 	spin_lock(&dev->state_lock);
-	clear_bit(VDUSE_REMOVING, &dev->state);
 	clear_bit(VDUSE_FAILING, &dev->state);
 	spin_unlock(&dev->state_lock);
 	trace_state(dev);

@@ -268,8 +268,9 @@ static int vduse_vdpa_reset(struct vdpa_device *vdpa)
 
 /*
  * The daemon hears of a new map once it is in force: what it then asks for is
- * new. If it does not answer, the operation fails and the regions go; the
- * message stays (message.c), so that the daemon drops the old mappings.
+ * new. If it does not answer, the operation fails, but the map stays: vhost
+ * sets the one before in turn, and the message stays as well (message.c), so
+ * the daemon drops its old mappings before it does anything else.
  */
 static int vduse_vdpa_set_map(struct vdpa_device *vdpa, unsigned int asid,
 			      struct vhost_iotlb *iotlb)
@@ -281,10 +282,7 @@ static int vduse_vdpa_set_map(struct vdpa_device *vdpa, unsigned int asid,
 	if (ret)
 		return ret;
 
-	ret = vduse_msg_update_iotlb(&dev->msgq, 0, U64_MAX);
-	if (ret)
-		vduse_domain_clear_map(dev->domain, iotlb);
-	return ret;
+	return vduse_msg_update_iotlb(&dev->msgq, 0, U64_MAX);
 }
 
 /* vhost has closed its address space: keep no guest's memory alive. */
