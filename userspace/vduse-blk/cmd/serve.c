@@ -13,7 +13,8 @@
  *	the same backwards
  *
  * The first signal detaches, however long requests in flight take. The second
- * leaves at once; the kernel then deals with a device without a process.
+ * gives those up: the kernel sees the device without a process, and our module
+ * then fails what the driver waits for. The third just ends the process.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -93,7 +94,7 @@ struct serve {
 	enum serve_state state;
 	struct attach_job job;
 	char path[256];
-	bool stop_wanted; /* a signal came */
+	unsigned int signals; /* that came; see above */
 	int exit_status;
 
 	int signal_fd;
@@ -200,7 +201,7 @@ static void attached(struct attach_job *job)
 	privileges_settle();
 	memcpy(s->path, job->path, sizeof(s->path));
 	ready(s);
-	if (s->stop_wanted)
+	if (s->signals)
 		begin_detach(s);
 }
 
@@ -219,11 +220,24 @@ static void begin_attach(struct serve *s)
 		fail(s, &e);
 }
 
+/* After vduse_abandon(): the queue threads cannot be waited for. */
+static _Noreturn void leave(struct serve *s)
+{
+	struct error e = ERROR_INIT;
+
+	if (vduse_dev_destroy(s->control_fd, s->options.name, &e))
+		log_warning("%s", e.text);
+	runtime_release(&s->runtime);
+	_exit(EXIT_FAILURE);
+}
+
 static void detached(struct attach_job *job)
 {
 	struct serve *s = container_of(job, struct serve, job);
 
 	loop_timer_cancel(s->loop, &s->reminder);
+	if (s->signals > 1)
+		leave(s);
 	if (job->error)
 		fail(s, &job->text);
 	else
@@ -255,7 +269,7 @@ static void remind(struct loop_timer *timer)
 		vduse_queue_stats(vduse_queue_at(s->vduse, i), &stats);
 		in_flight += stats.in_flight;
 	}
-	log_warning("%s: still detaching, %u requests wait for the storage; another signal leaves at once",
+	log_warning("%s: still detaching, %u requests wait for the storage; another signal gives them up",
 		    s->options.name, in_flight);
 	loop_timer_arm(s->loop, timer, DETACH_REMINDER_MS);
 }
@@ -284,15 +298,21 @@ static void signalled(struct loop_op *op, int res, uint32_t cqe_flags)
 		watch_signals(s);
 		return;
 	}
-	if (s->stop_wanted) {
+	watch_signals(s);
+	switch (s->signals++) {
+	case 0:
+		/* An attachment under way is finished first; see attached(). */
+		if (s->state == SERVE_SERVING)
+			begin_detach(s);
+		break;
+	case 1:
+		log_warning("%s: giving up the requests in flight", s->options.name);
+		vduse_abandon(s->vduse);
+		break;
+	default:
 		log_error("%s: leaving without having detached the device", s->options.name);
 		_exit(EXIT_FAILURE);
 	}
-	s->stop_wanted = true;
-	watch_signals(s);
-	/* An attachment under way is finished first; see attached(). */
-	if (s->state == SERVE_SERVING)
-		begin_detach(s);
 }
 
 static void close_signals(struct serve *s)

@@ -32,6 +32,7 @@ struct vduse {
 	struct loop_op poll_op;
 	bool polling;
 	bool closing; /* vduse_close() runs the loop until nothing is under way */
+	bool abandoned;
 	uint64_t features;
 
 	/* The fan-out under way. */
@@ -177,8 +178,11 @@ static void listen_for_messages(struct vduse *v)
 static void respond(struct vduse_messages *m, const struct vduse_dev_response *response)
 {
 	struct vduse *v = from_messages(m);
-	ssize_t n = write(v->fd, response, sizeof(*response));
+	ssize_t n;
 
+	if (v->abandoned)
+		return;
+	n = write(v->fd, response, sizeof(*response));
 	/* The kernel gave up waiting: it has drawn its conclusions already. */
 	if (n < 0 && errno == ENOENT)
 		log_warning("%s: an answer came too late for the kernel (msg_timeout)",
@@ -236,6 +240,8 @@ static void message_ready(struct loop_op *op, int res, uint32_t cqe_flags)
 
 	(void)cqe_flags;
 	v->polling = false;
+	if (v->abandoned)
+		return;
 	if (v->closing) {
 		loop_stop(v->params.loop);
 		return;
@@ -359,6 +365,20 @@ int vduse_close(struct vduse *v, struct error *e)
 	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
 	free(v);
 	return err;
+}
+
+void vduse_abandon(struct vduse *v)
+{
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	v->abandoned = true;
+	if (v->polling)
+		loop_cancel(v->params.loop, &v->poll_op);
+	/* Other threads use the number: it must not become another file's. */
+	if (fd < 0 || dup3(fd, v->fd, O_CLOEXEC) < 0)
+		close(v->fd);
+	if (fd >= 0)
+		close(fd);
 }
 
 void vduse_status(const struct vduse *v, struct vduse_status *ret_status)

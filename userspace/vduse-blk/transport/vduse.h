@@ -68,6 +68,16 @@ int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, st
 int vduse_close(struct vduse *v, struct error *e);
 
 /**
+ * vduse_abandon() - leave the device to the kernel, requests in flight included
+ * @v:	the device
+ *
+ * For storage that does not answer: the kernel sees the process gone and may
+ * fail what it waits for. The queue threads notice nothing. Only the end of the
+ * process may follow; the device can be destroyed with vduse_dev_destroy().
+ */
+void vduse_abandon(struct vduse *v);
+
+/**
  * struct vduse_status - what a device is doing
  * @driver_status:	virtio status byte
  * @features:		what the driver accepted; valid with DRIVER_OK
