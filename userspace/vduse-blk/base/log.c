@@ -110,6 +110,11 @@ bool log_ratelimit_ok(struct log_ratelimit *rl, unsigned int *ret_dropped)
 	long long now = now_ms();
 	long long start = atomic_load(&rl->window_start_ms);
 
+	/* Who debugs wants to see everything. */
+	if (max_level == LOG_LEVEL_DEBUG) {
+		*ret_dropped = 0;
+		return true;
+	}
 	if (!start || now - start >= LOG_RATELIMIT_MS) {
 		if (atomic_compare_exchange_strong(&rl->window_start_ms, &start, now))
 			atomic_store(&rl->printed, 0);

@@ -55,7 +55,7 @@ enum log_level log_level_from_name(const char *name);
  */
 void log_write(enum log_level level, const char *fmt, ...) PRINTF_FORMAT(2, 3);
 
-/* One per call site: at most LOG_RATELIMIT_BURST lines in LOG_RATELIMIT_MS. */
+/* One per call site: at most LOG_RATELIMIT_BURST lines in LOG_RATELIMIT_MS, unless debugging. */
 struct log_ratelimit {
 	atomic_llong window_start_ms;
 	atomic_uint printed;
