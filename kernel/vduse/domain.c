@@ -124,37 +124,6 @@ int vduse_domain_set_map(struct vduse_domain *d, struct vhost_iotlb *iotlb)
 	return 0;
 }
 
-/* Take one region out that overlaps a range; false when there is none. */
-static bool domain_del_one(struct vduse_domain *d, u64 start, u64 last)
-{
-	struct vduse_region *region = NULL;
-	struct vhost_iotlb_map *map;
-	unsigned long flags;
-
-	spin_lock_irqsave(&d->iotlb_lock, flags);
-	map = vhost_iotlb_itree_first(d->iotlb, start, last);
-	if (map) {
-		region = map->opaque;
-		vhost_iotlb_map_free(d->iotlb, map);
-	}
-	spin_unlock_irqrestore(&d->iotlb_lock, flags);
-
-	if (region)
-		region_free(region);
-
-	return region;
-}
-
-void vduse_domain_clear_map(struct vduse_domain *d, struct vhost_iotlb *iotlb)
-{
-	struct vhost_iotlb_map *map;
-
-	for (map = vhost_iotlb_itree_first(iotlb, 0, U64_MAX); map;
-	     map = vhost_iotlb_itree_next(map, 0, U64_MAX))
-		while (domain_del_one(d, map->start, map->last))
-			;
-}
-
 static struct vduse_region *domain_add_own(struct vduse_domain *d, u64 start,
 					   u64 last)
 	__must_hold(&d->iotlb_lock)

@@ -92,19 +92,10 @@ extern const struct dma_map_ops vduse_dma_ops;
  * @d: the domain
  * @iotlb: file-backed regions, each with a struct vdpa_map_file as opaque
  *
- * Context: may sleep; the caller serialises set_map and clear_map.
- * Return: 0, or -ENOMEM, in which case the domain is left without regions.
+ * Context: may sleep; the caller serialises calls.
+ * Return: 0, or -ENOMEM, in which case the regions stay as they were.
  */
 int vduse_domain_set_map(struct vduse_domain *d, struct vhost_iotlb *iotlb);
-
-/**
- * vduse_domain_clear_map - remove the regions that overlap those of an IOTLB
- * @d: the domain
- * @iotlb: the regions that were given to vduse_domain_set_map()
- *
- * Context: may sleep; the caller serialises set_map and clear_map.
- */
-void vduse_domain_clear_map(struct vduse_domain *d, struct vhost_iotlb *iotlb);
 
 /**
  * vduse_domain_reset_bounce_map - withdraw the bounce region after a reset

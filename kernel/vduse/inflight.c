@@ -125,6 +125,7 @@ struct inflight_buf {
 /**
  * struct vduse_inflight_ring - what a started tracker knows
  * @rcu: defers the free
+ * @t: the tracker
  * @d: the domain
  * @packed: packed layout
  * @failing: requests are being failed, no daemon has a say any more
@@ -143,6 +144,7 @@ struct inflight_buf {
  */
 struct vduse_inflight_ring {
 	struct rcu_head rcu;
+	const struct vduse_inflight *t;
 	struct vduse_domain *d;
 	bool packed;
 	bool failing;
@@ -160,14 +162,19 @@ struct vduse_inflight_ring {
 	struct inflight_buf buf[] __counted_by(num);
 };
 
+static const char *tracker_name(const struct vduse_inflight *t)
+{
+	return t->name ?: "?";
+}
+
 static void contradict(struct vduse_inflight_ring *r, const char *what)
 {
 	if (r->contradicted)
 		return;
 
 	r->contradicted = true;
-	pr_warn("virtqueue makes no sense (%s): requests in flight may be unknown\n",
-		what);
+	pr_warn("%s: vq%u: the ring makes no sense (%s), requests in flight may be unknown\n",
+		tracker_name(r->t), r->t->index, what);
 }
 
 static u16 ring16(const __virtio16 *p)
@@ -720,7 +727,8 @@ static void packed_find_hidden(struct vduse_inflight_ring *r)
 	}
 
 	if (r->hidden)
-		pr_warn("one request in flight cannot be known, it will not be failed\n");
+		pr_warn("%s: vq%u: one request in flight cannot be known, it will not be failed\n",
+			tracker_name(r->t), r->t->index);
 }
 
 /*
@@ -796,7 +804,8 @@ static void ring_begin_failing(struct vduse_inflight_ring *r)
 		packed_withdraw(r);
 	}
 	if (r->count)
-		pr_info("failing %u requests in flight\n", r->count);
+		pr_info("%s: vq%u: failing %u requests in flight\n",
+			tracker_name(r->t), r->t->index, r->count);
 }
 
 int vduse_inflight_fail(struct vduse_inflight *t)
@@ -926,6 +935,7 @@ int vduse_inflight_start(struct vduse_inflight *t, struct vduse_domain *d,
 	if (ret)
 		return ret;
 
+	r->t = t;
 	spin_lock_irqsave(&t->lock, flags);
 	if (tracker_ring(t))
 		ret = -EBUSY;

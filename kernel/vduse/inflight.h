@@ -40,14 +40,18 @@ struct vduse_inflight_ring;
  * struct vduse_inflight - tracker of one virtqueue
  *
  * Embedded in the virtqueue. Zeroed memory plus vduse_inflight_init() is a
- * stopped tracker.
+ * stopped tracker. Only @name and @index are for its owner.
  *
+ * @name: whose virtqueue it is, for the log; set by the owner, or NULL
+ * @index: number of the virtqueue, for the log; set by the owner
  * @lock: guards what @ring points to, and makes the module the only device
  *	while it fails requests; taken with interrupts off
  * @ring: what is known; NULL while stopped. Changed under @lock, read under
  *	@lock or RCU
  */
 struct vduse_inflight {
+	const char *name;
+	unsigned int index;
 	spinlock_t lock; /* the ring */
 	struct vduse_inflight_ring __rcu *ring;
 };
