@@ -254,6 +254,7 @@ static void test_invalidate(void **state)
 	uint32_t generation;
 
 	(void)state;
+	iotlb_invalidate(tlb, 0, UINT64_MAX); /* nothing there yet */
 	touch(tlb, 1);
 	touch(tlb, 4);
 	touch(tlb, 5);
@@ -381,8 +382,8 @@ static void test_many_regions(void **state)
 	for (i = 0; i < 2 * IOTLB_MAX_REGIONS; i++)
 		assert_int_equal(iotlb_translate(tlb, i * PAGE, PAGE, IOTLB_READ, &iov, 1, &n),
 				 i % 2 ? -EFAULT : 0);
-	assert_int_equal(iotlb_add(tlb, &(struct iotlb_region){ PAGE, PAGE, IOTLB_RW, memory, NULL }),
-			 -ENOSPC);
+	assert_int_equal(iotlb_add(tlb, &(struct iotlb_region){ PAGE, PAGE, IOTLB_RW, memory,
+								NULL }), -ENOSPC);
 	iotlb_destroy(tlb);
 	assert_int_equal(o.released[0], IOTLB_MAX_REGIONS);
 }

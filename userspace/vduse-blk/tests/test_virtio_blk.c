@@ -24,7 +24,8 @@
 #define FEATURE(bit)	(1ull << (bit))
 #define DISK_BYTES	(1u << 20)
 #define DISK_SECTORS	(DISK_BYTES / 512)
-#define ALL_FLAGS	(BACKEND_F_FLUSH | BACKEND_F_FUA | BACKEND_F_DISCARD | BACKEND_F_WRITE_ZEROES)
+#define ALL_FLAGS	(BACKEND_F_FLUSH | BACKEND_F_FUA | BACKEND_F_DISCARD | \
+			 BACKEND_F_WRITE_ZEROES)
 #define NUM		16u
 #define SLOT_BYTES	65536u
 #define UNTOUCHED	0xa5
@@ -300,25 +301,31 @@ static const struct request_row {
 	  .num_expected = 1, .expected = { { BACKEND_READ, 4096, 4096, 0 } } },
 	{ "read one sector", .type = VIRTIO_BLK_T_IN, .sector = 1, .in_data = 512, .used_len = 513,
 	  .num_expected = 1, .expected = { { BACKEND_READ, 512, 512, 0 } } },
-	{ "read the last sector", .type = VIRTIO_BLK_T_IN, .sector = DISK_SECTORS - 1, .in_data = 512,
+	{ "read the last sector", .type = VIRTIO_BLK_T_IN, .sector = DISK_SECTORS - 1,
+	  .in_data = 512,
 	  .used_len = 513, .num_expected = 1,
 	  .expected = { { BACKEND_READ, DISK_BYTES - 512, 512, 0 } } },
-	{ "read, extra readable bytes", .type = VIRTIO_BLK_T_IN, .sector = 0, .out_data = 7, .in_data = 512,
+	{ "read, extra readable bytes", .type = VIRTIO_BLK_T_IN, .sector = 0, .out_data = 7,
+	  .in_data = 512,
 	  .used_len = 513, .num_expected = 1, .expected = { { BACKEND_READ, 0, 512, 0 } } },
-	{ "read beyond the end", .type = VIRTIO_BLK_T_IN, .sector = DISK_SECTORS - 1, .in_data = 1024,
+	{ "read beyond the end", .type = VIRTIO_BLK_T_IN, .sector = DISK_SECTORS - 1,
+	  .in_data = 1024,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "read at the end", .type = VIRTIO_BLK_T_IN, .sector = DISK_SECTORS, .in_data = 512,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "read at a sector that overflows", .type = VIRTIO_BLK_T_IN, .sector = UINT64_MAX, .in_data = 512,
+	{ "read at a sector that overflows", .type = VIRTIO_BLK_T_IN, .sector = UINT64_MAX,
+	  .in_data = 512,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "read at a byte offset that overflows", .type = VIRTIO_BLK_T_IN, .sector = 1ull << 55,
 	  .in_data = 512, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "read no data", .type = VIRTIO_BLK_T_IN, .sector = 0, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
+	{ "read no data", .type = VIRTIO_BLK_T_IN, .sector = 0, .status = VIRTIO_BLK_S_IOERR,
+	  .used_len = 1 },
 	{ "read 511 bytes", .type = VIRTIO_BLK_T_IN, .sector = 0, .in_data = 511,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "read 513 bytes", .type = VIRTIO_BLK_T_IN, .sector = 0, .in_data = 513,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "read unaligned to 4k blocks", { .block_size = 4096 }, VIRTIO_BLK_T_IN, 1, .in_data = 4096,
+	{ "read unaligned to 4k blocks", { .block_size = 4096 }, VIRTIO_BLK_T_IN, 1,
+	  .in_data = 4096,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "read part of a 4k block", { .block_size = 4096 }, VIRTIO_BLK_T_IN, 8, .in_data = 512,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
@@ -330,18 +337,23 @@ static const struct request_row {
 	/* write */
 	{ "write", .type = VIRTIO_BLK_T_OUT, .sector = 16, .out_data = 8192, .used_len = 1,
 	  .num_expected = 1, .expected = { { BACKEND_WRITE, 8192, 8192, 0 } } },
-	{ "write, extra writable bytes", .type = VIRTIO_BLK_T_OUT, .sector = 0, .out_data = 512, .in_data = 9,
+	{ "write, extra writable bytes", .type = VIRTIO_BLK_T_OUT, .sector = 0, .out_data = 512,
+	  .in_data = 9,
 	  .used_len = 1, .num_expected = 1, .expected = { { BACKEND_WRITE, 0, 512, 0 } } },
-	{ "write beyond the end", .type = VIRTIO_BLK_T_OUT, .sector = DISK_SECTORS - 1, .out_data = 1024,
+	{ "write beyond the end", .type = VIRTIO_BLK_T_OUT, .sector = DISK_SECTORS - 1,
+	  .out_data = 1024,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "write no data", .type = VIRTIO_BLK_T_OUT, .sector = 0, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
+	{ "write no data", .type = VIRTIO_BLK_T_OUT, .sector = 0, .status = VIRTIO_BLK_S_IOERR,
+	  .used_len = 1 },
 	{ "write 100 bytes", .type = VIRTIO_BLK_T_OUT, .sector = 0, .out_data = 100,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "write to a read-only disk", { .read_only = true }, VIRTIO_BLK_T_OUT, 0, .out_data = 512,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "write to read-only storage", { .backend_flags = BACKEND_F_READ_ONLY }, VIRTIO_BLK_T_OUT, 0,
+	{ "write to read-only storage", { .backend_flags = BACKEND_F_READ_ONLY }, VIRTIO_BLK_T_OUT,
+	  0,
 	  .out_data = 512, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "write through with FUA", { .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) }, VIRTIO_BLK_T_OUT,
+	{ "write through with FUA", { .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) },
+	  VIRTIO_BLK_T_OUT,
 	  8, .out_data = 512, .used_len = 1, .num_expected = 1,
 	  .expected = { { BACKEND_WRITE, 4096, 512, BACKEND_REQ_FUA } } },
 	{ "write through without FUA", { .backend_flags = BACKEND_F_FLUSH,
@@ -355,92 +367,118 @@ static const struct request_row {
 	/* flush */
 	{ "flush", .type = VIRTIO_BLK_T_FLUSH, .used_len = 1, .num_expected = 1,
 	  .expected = { { BACKEND_FLUSH, 0, 0, 0 } } },
-	{ "flush with data", .type = VIRTIO_BLK_T_FLUSH, .out_data = 512, .used_len = 1, .num_expected = 1,
+	{ "flush with data", .type = VIRTIO_BLK_T_FLUSH, .out_data = 512, .used_len = 1,
+	  .num_expected = 1,
 	  .expected = { { BACKEND_FLUSH, 0, 0, 0 } } },
 	{ "flush, feature not accepted", { .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) },
 	  VIRTIO_BLK_T_FLUSH, .used_len = 1, .num_expected = 1,
 	  .expected = { { BACKEND_FLUSH, 0, 0, 0 } } },
-	{ "flush without a volatile cache", { .backend_flags = NO_FLAGS }, VIRTIO_BLK_T_FLUSH, .used_len = 1 },
+	{ "flush without a volatile cache", { .backend_flags = NO_FLAGS }, VIRTIO_BLK_T_FLUSH,
+	  .used_len = 1 },
 
 	/* identifier */
 	{ "get ID", { .serial = "serial" }, VIRTIO_BLK_T_GET_ID, .in_data = 20, .used_len = 21 },
 	{ "get ID, 20 characters", { .serial = "01234567890123456789abc" }, VIRTIO_BLK_T_GET_ID,
 	  .in_data = 20, .used_len = 21 },
 	{ "get ID, none", .type = VIRTIO_BLK_T_GET_ID, .in_data = 20, .used_len = 21 },
-	{ "get ID, short buffer", { .serial = "serial" }, VIRTIO_BLK_T_GET_ID, .in_data = 3, .used_len = 4 },
-	{ "get ID, long buffer", { .serial = "serial" }, VIRTIO_BLK_T_GET_ID, .in_data = 64, .used_len = 20 },
-	{ "get ID, no buffer", .type = VIRTIO_BLK_T_GET_ID, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
+	{ "get ID, short buffer", { .serial = "serial" }, VIRTIO_BLK_T_GET_ID, .in_data = 3,
+	  .used_len = 4 },
+	{ "get ID, long buffer", { .serial = "serial" }, VIRTIO_BLK_T_GET_ID, .in_data = 64,
+	  .used_len = 20 },
+	{ "get ID, no buffer", .type = VIRTIO_BLK_T_GET_ID, .status = VIRTIO_BLK_S_IOERR,
+	  .used_len = 1 },
 
 	/* discard */
-	{ "discard", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16, 0 } }, .used_len = 1, .num_expected = 1,
+	{ "discard", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16, 0 } }, .used_len = 1,
+	  .num_expected = 1,
 	  .expected = { { BACKEND_DISCARD, 4096, 8192, 0 } } },
 	{ "discard three ranges", .type = VIRTIO_BLK_T_DISCARD,
 	  .ranges = { { 0, 1, 0 }, { 100, 2, 0 }, { DISK_SECTORS - 128, 128, 0 } }, .used_len = 1,
 	  .num_expected = 3, .expected = { { BACKEND_DISCARD, 0, 512, 0 },
-		{ BACKEND_DISCARD, 51200, 1024, 0 }, { BACKEND_DISCARD, DISK_BYTES - 65536, 65536, 0 } } },
+		{ BACKEND_DISCARD, 51200, 1024, 0 },
+		{ BACKEND_DISCARD, DISK_BYTES - 65536, 65536, 0 } } },
 	{ "discard, not offered", { .backend_flags = BACKEND_F_FLUSH }, VIRTIO_BLK_T_DISCARD,
 	  .ranges = { { 8, 16, 0 } }, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "discard, read-only", { .read_only = true }, VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16, 0 } },
+	{ "discard, read-only", { .read_only = true }, VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16,
+	  0 } },
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "discard with unmap", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16, 1 } },
 	  .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "discard with an unknown flag", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16, 0x80 } },
+	{ "discard with an unknown flag", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16,
+	  0x80 } },
 	  .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
 	{ "discard, flag in the last of bad ranges", .type = VIRTIO_BLK_T_DISCARD,
-	  .ranges = { { DISK_SECTORS, 16, 0 }, { 8, 16, 2 } }, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "discard beyond the end", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { DISK_SECTORS - 1, 2, 0 } },
+	  .ranges = { { DISK_SECTORS, 16, 0 }, { 8, 16, 2 } }, .status = VIRTIO_BLK_S_UNSUPP,
+	  .used_len = 1 },
+	{ "discard beyond the end", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { DISK_SECTORS - 1, 2,
+	  0 } },
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "discard, second range bad: none is done", .type = VIRTIO_BLK_T_DISCARD,
-	  .ranges = { { 8, 16, 0 }, { UINT64_MAX, 1, 0 } }, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
+	  .ranges = { { 8, 16, 0 }, { UINT64_MAX, 1, 0 } }, .status = VIRTIO_BLK_S_IOERR,
+	  .used_len = 1 },
 	{ "discard a range too long", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 0, 129, 0 } },
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "discard no ranges", .type = VIRTIO_BLK_T_DISCARD, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "discard an empty range", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 0, 0 } }, .many_ranges = 1,
+	{ "discard no ranges", .type = VIRTIO_BLK_T_DISCARD, .status = VIRTIO_BLK_S_IOERR,
+	  .used_len = 1 },
+	{ "discard an empty range", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 0, 0 } },
+	  .many_ranges = 1,
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "discard one byte more than a range", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16, 0 } },
+	{ "discard one byte more than a range", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 16,
+	  0 } },
 	  .range_extra = 1, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "discard too many ranges", .type = VIRTIO_BLK_T_DISCARD, .ranges = { { 8, 1, 0 } },
 	  .many_ranges = VBLK_RANGES_MAX + 1, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "discard unaligned to 4k blocks", { .block_size = 4096 }, VIRTIO_BLK_T_DISCARD,
 	  .ranges = { { 8, 4, 0 } }, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "discard, write-through", { .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) }, VIRTIO_BLK_T_DISCARD,
+	{ "discard, write-through", { .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) },
+	  VIRTIO_BLK_T_DISCARD,
 	  .ranges = { { 8, 16, 0 } }, .used_len = 1, .num_expected = 1,
 	  .expected = { { BACKEND_DISCARD, 4096, 8192, 0 } } },
 
 	/* write-zeroes */
-	{ "write zeroes", .type = VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 8, 16, 0 } }, .used_len = 1,
+	{ "write zeroes", .type = VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 8, 16, 0 } },
+	  .used_len = 1,
 	  .num_expected = 1, .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, 0 } } },
 	{ "write zeroes with unmap", .type = VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 8, 16, 1 } },
 	  .used_len = 1, .num_expected = 1,
 	  .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, BACKEND_REQ_MAY_UNMAP } } },
 	{ "write zeroes, unmap in one of two", .type = VIRTIO_BLK_T_WRITE_ZEROES,
 	  .ranges = { { 8, 16, 1 }, { 64, 1, 0 } }, .used_len = 1, .num_expected = 2,
-	  .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, 0 }, { BACKEND_WRITE_ZEROES, 32768, 512, 0 } } },
+	  .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, 0 }, { BACKEND_WRITE_ZEROES, 32768, 512,
+	  0 } } },
 	{ "write zeroes with an unknown flag", .type = VIRTIO_BLK_T_WRITE_ZEROES,
 	  .ranges = { { 8, 16, 3 } }, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "write zeroes, not offered", { .backend_flags = BACKEND_F_FLUSH }, VIRTIO_BLK_T_WRITE_ZEROES,
+	{ "write zeroes, not offered", { .backend_flags = BACKEND_F_FLUSH },
+	  VIRTIO_BLK_T_WRITE_ZEROES,
 	  .ranges = { { 8, 16, 0 } }, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
 	{ "write zeroes, read-only", { .read_only = true }, VIRTIO_BLK_T_WRITE_ZEROES,
 	  .ranges = { { 8, 16, 0 } }, .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
-	{ "write zeroes, a range too long", .type = VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 0, 65, 0 } },
+	{ "write zeroes, a range too long", .type = VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 0, 65,
+	  0 } },
 	  .status = VIRTIO_BLK_S_IOERR, .used_len = 1 },
 	{ "write zeroes through with FUA", { .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) },
-	  VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 8, 16, 0 }, { 64, 1, 0 } }, .used_len = 1, .num_expected = 2,
+	  VIRTIO_BLK_T_WRITE_ZEROES, .ranges = { { 8, 16, 0 }, { 64, 1, 0 } }, .used_len = 1,
+	  .num_expected = 2,
 	  .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, BACKEND_REQ_FUA },
 			{ BACKEND_WRITE_ZEROES, 32768, 512, BACKEND_REQ_FUA } } },
-	{ "write zeroes through without FUA", { .backend_flags = BACKEND_F_FLUSH | BACKEND_F_WRITE_ZEROES,
+	{ "write zeroes through without FUA",
+	  { .backend_flags = BACKEND_F_FLUSH | BACKEND_F_WRITE_ZEROES,
 	  .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) }, VIRTIO_BLK_T_WRITE_ZEROES,
 	  .ranges = { { 8, 16, 0 }, { 64, 1, 1 } }, .used_len = 1, .num_expected = 3,
-	  .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, 0 }, { BACKEND_WRITE_ZEROES, 32768, 512, 0 },
+	  .expected = { { BACKEND_WRITE_ZEROES, 4096, 8192, 0 }, { BACKEND_WRITE_ZEROES, 32768, 512,
+	  0 },
 			{ BACKEND_FLUSH, 0, 0, 0 } } },
 
 	/* what we do not know */
 	{ "get lifetime", .type = 10, .in_data = 6, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "secure erase", .type = 14, .ranges = { { 8, 16, 0 } }, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "zone report", .type = 16, .in_data = 64, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
-	{ "SCSI command", .type = VIRTIO_BLK_T_SCSI_CMD, .in_data = 64, .status = VIRTIO_BLK_S_UNSUPP,
+	{ "secure erase", .type = 14, .ranges = { { 8, 16, 0 } }, .status = VIRTIO_BLK_S_UNSUPP,
 	  .used_len = 1 },
-	{ "barrier bit", .type = 0x80000000, .in_data = 512, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
+	{ "zone report", .type = 16, .in_data = 64, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
+	{ "SCSI command", .type = VIRTIO_BLK_T_SCSI_CMD, .in_data = 64,
+	  .status = VIRTIO_BLK_S_UNSUPP,
+	  .used_len = 1 },
+	{ "barrier bit", .type = 0x80000000, .in_data = 512, .status = VIRTIO_BLK_S_UNSUPP,
+	  .used_len = 1 },
 	{ "type of all ones", .type = UINT32_MAX, .status = VIRTIO_BLK_S_UNSUPP, .used_len = 1 },
 };
 
@@ -477,7 +515,8 @@ static void check_submitted(const struct fixture *f, const struct request_row *r
 static void check_data(const struct fixture *f, const struct request_row *row,
 		       const struct request *r)
 {
-	uint32_t i, n = row->type == VIRTIO_BLK_T_IN && row->status == VIRTIO_BLK_S_OK ? row->in_data : 0;
+	const bool ok = row->status == VIRTIO_BLK_S_OK;
+	uint32_t i, n = row->type == VIRTIO_BLK_T_IN && ok ? row->in_data : 0;
 	char id[VBLK_ID_BYTES] = "";
 
 	for (i = 0; i < n; i++)
@@ -490,7 +529,7 @@ static void check_data(const struct fixture *f, const struct request_row *row,
 	}
 	for (i = n; i < row->in_data; i++)
 		assert_int_equal(r->in[i], UNTOUCHED);
-	if (row->type == VIRTIO_BLK_T_OUT && row->status == VIRTIO_BLK_S_OK)
+	if (row->type == VIRTIO_BLK_T_OUT && ok)
 		assert_memory_equal(f->fake.disk + row->sector * 512, r->out + 16, row->out_data);
 }
 
@@ -558,8 +597,10 @@ static void test_backend_errors(void **state)
 		{ -EPERM, VIRTIO_BLK_S_IOERR }, { -ESHUTDOWN, VIRTIO_BLK_S_IOERR },
 		{ -EOPNOTSUPP, VIRTIO_BLK_S_UNSUPP }, { -ENOSYS, VIRTIO_BLK_S_UNSUPP },
 	};
-	static const struct setup setup = { .backend_flags = BACKEND_F_FLUSH | BACKEND_F_WRITE_ZEROES,
-					    .refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH) };
+	static const struct setup setup = {
+		.backend_flags = BACKEND_F_FLUSH | BACKEND_F_WRITE_ZEROES,
+		.refuse_features = FEATURE(VIRTIO_BLK_F_FLUSH),
+	};
 	unsigned int i;
 
 	(void)state;
@@ -986,7 +1027,8 @@ static void test_traffic(void **state)
 
 				if (!r[i].done)
 					continue;
-				r[i] = make(&f, i, VIRTIO_BLK_T_IN, sector, 0, 512 * (1 + sent % 8));
+				r[i] = make(&f, i, VIRTIO_BLK_T_IN, sector, 0,
+					    512 * (1 + sent % 8));
 				add(&f, &r[i]);
 				sent++;
 			}
@@ -1027,7 +1069,8 @@ static void test_features(void **state)
 		  all | FEATURE(VIRTIO_F_RING_PACKED) | FEATURE(VIRTIO_BLK_F_MQ) },
 		{ "nothing", 0, 1, false, false, always },
 		{ "flush", BACKEND_F_FLUSH, 1, false, false, always | FEATURE(VIRTIO_BLK_F_FLUSH) },
-		{ "read-only by option", ALL_FLAGS, 1, false, true, always | FEATURE(VIRTIO_BLK_F_RO) },
+		{ "read-only by option", ALL_FLAGS, 1, false, true,
+		  always | FEATURE(VIRTIO_BLK_F_RO) },
 		{ "read-only storage", ALL_FLAGS | BACKEND_F_READ_ONLY, 1, false, false,
 		  always | FEATURE(VIRTIO_BLK_F_RO) },
 	};
@@ -1038,7 +1081,8 @@ static void test_features(void **state)
 		struct backend_info info = { .size = DISK_BYTES, .block_size = 512,
 			.preferred_block = 4096, .flags = table[i].flags };
 		struct vblk_device_params p = { .info = &info, .num_queues = table[i].queues,
-			.queue_size = 256, .packed = table[i].packed, .read_only = table[i].read_only };
+			.queue_size = 256, .packed = table[i].packed,
+			.read_only = table[i].read_only };
 		struct vblk_device dev;
 		struct error e = ERROR_INIT;
 

@@ -57,7 +57,8 @@ static unsigned int rnd_in(struct rng *r, unsigned int low, unsigned int high)
 static uint64_t seed_from_environment(void)
 {
 	const char *s = getenv("TEST_SEED");
-	uint64_t seed = s ? strtoull(s, NULL, 0) : (uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
+	uint64_t seed = s ? strtoull(s, NULL, 0) :
+			(uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
 
 	print_message("seed: TEST_SEED=%llu\n", (unsigned long long)seed);
 	return seed;
@@ -142,7 +143,7 @@ static unsigned int cut(struct rng *r, struct sim_segment *seg, unsigned int n, 
 static bool add_random_chain(struct sim_driver *d, struct rng *r, struct chain *chains,
 			     unsigned int num_chains)
 {
-	const unsigned int most = d->num < MAX_SEGMENTS && !d->params.indirect ? d->num : MAX_SEGMENTS;
+	const unsigned int most = d->params.indirect ? MAX_SEGMENTS : min(d->num, MAX_SEGMENTS);
 	struct sim_segment seg[MAX_SEGMENTS];
 	unsigned int n_out, n_in, n, which, i;
 	struct chain *c;
@@ -354,7 +355,8 @@ static void run_random(const struct sim_params *params, uint64_t seed, unsigned 
 		deliver(&w);
 		idle = w.finished + w.added == before ? idle + 1 : 0;
 		if (idle > 20000)
-			fail_msg("stuck with %u of %u done: a notification was lost (device %s, driver %s, %u in flight)",
+			fail_msg("stuck with %u of %u done: a notification was lost"
+				 " (device %s, driver %s, %u in flight)",
 				 w.finished, total, w.device_awake ? "awake" : "asleep",
 				 w.driver_awake ? "awake" : "asleep", w.dev.num_busy);
 	}
@@ -736,44 +738,73 @@ static const struct hostile_row {
 	void (*set_up)(struct sim_driver *d);
 	const char *reason; /* part of the text that is logged */
 } hostile_rows[] = {
-	{ "head index outside the table", .set_up = s_head_outside, .reason = "head index 8 outside a table of 8" },
-	{ "available index jumps over the ring", .set_up = s_avail_jump, .reason = "available index jumped by 9" },
-	{ "available index goes back", .set_up = s_avail_backwards, .reason = "available index jumped by 65535" },
-	{ "next index outside the table", .set_up = s_next_outside, .reason = "descriptor index 8 outside a table of 8" },
+	{ "head index outside the table", .set_up = s_head_outside,
+	  .reason = "head index 8 outside a table of 8" },
+	{ "available index jumps over the ring", .set_up = s_avail_jump,
+	  .reason = "available index jumped by 9" },
+	{ "available index goes back", .set_up = s_avail_backwards,
+	  .reason = "available index jumped by 65535" },
+	{ "next index outside the table", .set_up = s_next_outside,
+	  .reason = "descriptor index 8 outside a table of 8" },
 	{ "descriptor is its own next", .set_up = s_self_loop, .reason = "too long or a loop" },
 	{ "two descriptors in a loop", .set_up = s_two_loop, .reason = "too long or a loop" },
 	{ "length zero", .set_up = s_zero_length, .reason = "length zero" },
-	{ "address not mapped", .set_up = s_outside_iotlb, .reason = "device-readable buffer at 0x1000, 16 bytes, is not mapped" },
-	{ "end of the buffer not mapped", .set_up = s_end_outside_iotlb, .reason = "is not mapped" },
+	{ "address not mapped", .set_up = s_outside_iotlb,
+	  .reason = "device-readable buffer at 0x1000, 16 bytes, is not mapped" },
+	{ "end of the buffer not mapped", .set_up = s_end_outside_iotlb,
+	  .reason = "is not mapped" },
 	{ "address wraps around", .set_up = s_address_wraps, .reason = "is not mapped" },
-	{ "length reaches beyond the mapping", .set_up = s_length_wraps, .reason = "4294967295 bytes, is not mapped" },
-	{ "readable after writable", .set_up = s_write_first, .reason = "device-readable descriptor after a device-writable one" },
-	{ "indirect and next", .set_up = s_indirect_and_next, .reason = "indirect descriptor with a next one" },
+	{ "length reaches beyond the mapping", .set_up = s_length_wraps,
+	  .reason = "4294967295 bytes, is not mapped" },
+	{ "readable after writable", .set_up = s_write_first,
+	  .reason = "device-readable descriptor after a device-writable one" },
+	{ "indirect and next", .set_up = s_indirect_and_next,
+	  .reason = "indirect descriptor with a next one" },
 	{ "nested indirect", .set_up = s_indirect_nested, .reason = "inside an indirect table" },
-	{ "indirect length 17", .set_up = s_indirect_odd, .reason = "17 bytes is not a multiple of 16" },
-	{ "indirect length 0", .set_up = s_indirect_empty, .reason = "0 bytes is not a multiple of 16" },
-	{ "indirect table too long", .set_up = s_indirect_huge, .reason = "65 descriptors, at most 64" },
-	{ "indirect table not mapped", .set_up = s_indirect_outside, .reason = "indirect table at 0xffff0000, 32 bytes, is not mapped" },
-	{ "indirect not negotiated", .no_indirect = true, .set_up = s_indirect_nested, .reason = "not negotiated" },
-	{ "next outside the indirect table", .set_up = s_indirect_next_outside, .reason = "descriptor index 2 outside a table of 2" },
+	{ "indirect length 17", .set_up = s_indirect_odd,
+	  .reason = "17 bytes is not a multiple of 16" },
+	{ "indirect length 0", .set_up = s_indirect_empty,
+	  .reason = "0 bytes is not a multiple of 16" },
+	{ "indirect table too long", .set_up = s_indirect_huge,
+	  .reason = "65 descriptors, at most 64" },
+	{ "indirect table not mapped", .set_up = s_indirect_outside,
+	  .reason = "indirect table at 0xffff0000, 32 bytes, is not mapped" },
+	{ "indirect not negotiated", .no_indirect = true, .set_up = s_indirect_nested,
+	  .reason = "not negotiated" },
+	{ "next outside the indirect table", .set_up = s_indirect_next_outside,
+	  .reason = "descriptor index 2 outside a table of 2" },
 	{ "loop in the indirect table", .set_up = s_indirect_loop, .reason = "too long or a loop" },
 	{ "more than 4 GiB", .set_up = s_too_many_bytes, .reason = "more than 4 GiB" },
-	{ "writable buffer in read-only memory", .set_up = s_write_to_read_only, .reason = "without that permission" },
+	{ "writable buffer in read-only memory", .set_up = s_write_to_read_only,
+	  .reason = "without that permission" },
 	{ "buffer in too many mappings", .set_up = s_many_pieces, .reason = "too many pieces" },
 	{ "packed: length zero", true, .set_up = p_zero_length, .reason = "length zero" },
-	{ "packed: address not mapped", true, .set_up = p_outside_iotlb, .reason = "is not mapped" },
-	{ "packed: buffer ID outside the ring", true, .set_up = p_bad_id, .reason = "buffer ID 8 outside a ring of 8" },
-	{ "packed: chain without an end", true, .set_up = p_endless_chain, .reason = "more than 8 entries" },
-	{ "packed: chain not all available", true, .set_up = p_partial_chain, .reason = "goes on in descriptor 1, which is not available" },
-	{ "packed: chain into an indirect descriptor", true, .set_up = p_chain_into_indirect, .reason = "indirect descriptor in a chain" },
-	{ "packed: indirect and next", true, .set_up = p_indirect_and_next, .reason = "indirect descriptor in a chain" },
-	{ "packed: nested indirect", true, .set_up = p_indirect_nested, .reason = "inside an indirect table" },
-	{ "packed: indirect length 40", true, .set_up = p_indirect_odd, .reason = "40 bytes is not a multiple of 16" },
-	{ "packed: indirect length 0", true, .set_up = p_indirect_empty, .reason = "0 bytes is not a multiple of 16" },
-	{ "packed: indirect table too long", true, .set_up = p_indirect_huge, .reason = "at most 64" },
-	{ "packed: indirect table not mapped", true, .set_up = p_indirect_outside, .reason = "is not mapped" },
-	{ "packed: indirect not negotiated", true, true, .set_up = p_indirect_nested, .reason = "not negotiated" },
-	{ "packed: readable after writable", true, .set_up = p_write_first, .reason = "device-readable descriptor after a device-writable one" },
+	{ "packed: address not mapped", true, .set_up = p_outside_iotlb,
+	  .reason = "is not mapped" },
+	{ "packed: buffer ID outside the ring", true, .set_up = p_bad_id,
+	  .reason = "buffer ID 8 outside a ring of 8" },
+	{ "packed: chain without an end", true, .set_up = p_endless_chain,
+	  .reason = "more than 8 entries" },
+	{ "packed: chain not all available", true, .set_up = p_partial_chain,
+	  .reason = "goes on in descriptor 1, which is not available" },
+	{ "packed: chain into an indirect descriptor", true, .set_up = p_chain_into_indirect,
+	  .reason = "indirect descriptor in a chain" },
+	{ "packed: indirect and next", true, .set_up = p_indirect_and_next,
+	  .reason = "indirect descriptor in a chain" },
+	{ "packed: nested indirect", true, .set_up = p_indirect_nested,
+	  .reason = "inside an indirect table" },
+	{ "packed: indirect length 40", true, .set_up = p_indirect_odd,
+	  .reason = "40 bytes is not a multiple of 16" },
+	{ "packed: indirect length 0", true, .set_up = p_indirect_empty,
+	  .reason = "0 bytes is not a multiple of 16" },
+	{ "packed: indirect table too long", true, .set_up = p_indirect_huge,
+	  .reason = "at most 64" },
+	{ "packed: indirect table not mapped", true, .set_up = p_indirect_outside,
+	  .reason = "is not mapped" },
+	{ "packed: indirect not negotiated", true, true, .set_up = p_indirect_nested,
+	  .reason = "not negotiated" },
+	{ "packed: readable after writable", true, .set_up = p_write_first,
+	  .reason = "device-readable descriptor after a device-writable one" },
 };
 
 /* Regions for rows that need special memory; nothing of it is ever touched. */
@@ -786,7 +817,8 @@ static void add_special_regions(struct sim_driver *d)
 	r = (struct iotlb_region){ 2ull << 40, 4096, IOTLB_READ, d->arena, NULL };
 	assert_int_equal(iotlb_add(d->iotlb, &r), 0);
 	for (i = 0; i < 128; i++) {
-		r = (struct iotlb_region){ (3ull << 40) + i * 4096, 4096, IOTLB_RW, d->arena, NULL };
+		r.iova = (3ull << 40) + i * 4096;
+		r.perm = IOTLB_RW;
 		assert_int_equal(iotlb_add(d->iotlb, &r), 0);
 	}
 }
@@ -899,7 +931,8 @@ static int changing_fault(void *opaque, uint64_t iova, uint32_t perm, struct iot
 
 	(void)perm;
 	if (iova < SIM_IOVA + SIM_ARENA_BYTES) {
-		*ret = (struct iotlb_region){ SIM_IOVA, SIM_ARENA_BYTES, IOTLB_RW, c->d->arena, NULL };
+		*ret = (struct iotlb_region){ SIM_IOVA, SIM_ARENA_BYTES, IOTLB_RW, c->d->arena,
+					      NULL };
 		return 0;
 	}
 	if (iova >> 40 != 1)
@@ -1023,7 +1056,8 @@ static void *noise_thread(void *opaque)
 
 static void run_noise(bool packed)
 {
-	struct sim_params params = { .num = 8, .packed = packed, .event_idx = true, .indirect = true };
+	struct sim_params params = { .num = 8, .packed = packed, .event_idx = true,
+				     .indirect = true };
 	struct shared s = { .d = sim_create(&params) };
 	struct virtqueue_params p = sim_virtqueue_params(s.d);
 	unsigned int round, taken = 0, broken = 0;
@@ -1062,8 +1096,8 @@ static void run_noise(bool packed)
 	__atomic_store_n(&s.failed, true, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	assert_int_equal(s.d->iotlb->holds[0] + s.d->iotlb->holds[1], 0);
-	print_message("  %s: %u chains taken, %u rings broken\n", packed ? "packed" : "split", taken,
-		      broken);
+	print_message("  %s: %u chains taken, %u rings broken\n", packed ? "packed" : "split",
+		      taken, broken);
 	assert_true(taken >= 500 && broken >= 500);
 	sim_destroy(s.d);
 }
@@ -1082,6 +1116,7 @@ static const struct init_row {
 	bool packed;
 	unsigned int num; /* 0: 8 */
 	uint64_t desc_off, driver_off, device_off; /* added to the good addresses */
+	uint64_t device_at; /* instead of the good address */
 	struct virtqueue_state state;
 	uint16_t used_idx;
 	int err;
@@ -1089,21 +1124,35 @@ static const struct init_row {
 } init_rows[] = {
 	{ "size too large", .num = 65536, .err = -EINVAL, .reason = "queue size 65536" },
 	{ "split size not a power of two", .num = 6, .err = -EINVAL, .reason = "power of two" },
-	{ "descriptor table unaligned", .desc_off = 8, .err = -EINVAL, .reason = "descriptor table" },
+	{ "descriptor table unaligned", .desc_off = 8, .err = -EINVAL,
+	  .reason = "descriptor table" },
 	{ "available ring unaligned", .driver_off = 1, .err = -EINVAL, .reason = "available ring" },
 	{ "used ring unaligned", .device_off = 2, .err = -EINVAL, .reason = "used ring" },
-	{ "descriptor table not mapped", .desc_off = 1ull << 50, .err = -EFAULT, .reason = "descriptor table" },
-	{ "available ring not mapped", .driver_off = 1ull << 50, .err = -EFAULT, .reason = "available ring" },
-	{ "used ring read-only", .device_off = (2ull << 40) - SIM_IOVA, .err = -EACCES, .reason = "permission" },
-	{ "used ring crosses mappings", .device_off = (3ull << 40) + 4096 - 8 - SIM_IOVA, .err = -E2BIG, .reason = "crosses two mappings" },
-	{ "used index out of line", .state = { .avail_idx = 9 }, .err = -EINVAL, .reason = "used index 0 does not fit available index 9" },
-	{ "used index ahead", .state = { .avail_idx = 3 }, .used_idx = 4, .err = -EINVAL, .reason = "used index 4 does not fit" },
-	{ "packed ring unaligned", true, .desc_off = 4, .err = -EINVAL, .reason = "descriptor ring" },
-	{ "packed driver event unaligned", true, .driver_off = 2, .err = -EINVAL, .reason = "driver event structure" },
-	{ "packed device event not mapped", true, .device_off = 1ull << 50, .err = -EFAULT, .reason = "device event structure" },
-	{ "packed state outside", true, .state = { 8, 0, true, true }, .err = -EINVAL, .reason = "state 8/1" },
-	{ "packed state backwards", true, .state = { 1, 2, true, true }, .err = -EINVAL, .reason = "not possible" },
-	{ "packed state over a round", true, .state = { 3, 2, false, true }, .err = -EINVAL, .reason = "not possible" },
+	{ "descriptor table not mapped", .desc_off = 1ull << 50, .err = -EFAULT,
+	  .reason = "descriptor table" },
+	{ "available ring not mapped", .driver_off = 1ull << 50, .err = -EFAULT,
+	  .reason = "available ring" },
+	{ "used ring read-only", .device_at = 2ull << 40, .err = -EACCES,
+	  .reason = "permission" },
+	{ "used ring crosses mappings", .device_at = (3ull << 40) + 4096 - 8,
+	  .err = -E2BIG,
+	  .reason = "crosses two mappings" },
+	{ "used index out of line", .state = { .avail_idx = 9 }, .err = -EINVAL,
+	  .reason = "used index 0 does not fit available index 9" },
+	{ "used index ahead", .state = { .avail_idx = 3 }, .used_idx = 4, .err = -EINVAL,
+	  .reason = "used index 4 does not fit" },
+	{ "packed ring unaligned", true, .desc_off = 4, .err = -EINVAL,
+	  .reason = "descriptor ring" },
+	{ "packed driver event unaligned", true, .driver_off = 2, .err = -EINVAL,
+	  .reason = "driver event structure" },
+	{ "packed device event not mapped", true, .device_off = 1ull << 50, .err = -EFAULT,
+	  .reason = "device event structure" },
+	{ "packed state outside", true, .state = { 8, 0, true, true }, .err = -EINVAL,
+	  .reason = "state 8/1" },
+	{ "packed state backwards", true, .state = { 1, 2, true, true }, .err = -EINVAL,
+	  .reason = "not possible" },
+	{ "packed state over a round", true, .state = { 3, 2, false, true }, .err = -EINVAL,
+	  .reason = "not possible" },
 };
 
 static void test_init(void **state)
@@ -1124,9 +1173,11 @@ static void test_init(void **state)
 		add_special_regions(d);
 		if (row->num)
 			p.num = row->num;
-		p.desc = row->desc_off > SIM_IOVA ? row->desc_off + SIM_IOVA : p.desc + row->desc_off;
+		p.desc += row->desc_off;
 		p.driver += row->driver_off;
-		p.device = row->device_off > 1u << 31 ? row->device_off + SIM_IOVA : p.device + row->device_off;
+		if (row->device_at)
+			p.device = row->device_at;
+		p.device += row->device_off;
 		d->used->idx = row->used_idx;
 		if (row->state.avail_idx || row->packed)
 			p.state = row->state;
@@ -1310,8 +1361,8 @@ static void test_state(void **state)
 	(void)state;
 	for (packed = 0; packed < 2; packed++) {
 		struct sim_params params = {
-			.num = packed ? 7 : 8, .packed = packed, .event_idx = true, .indirect = true,
-			.start = 65530,
+			.num = packed ? 7 : 8, .packed = packed, .event_idx = true,
+			.indirect = true, .start = 65530,
 		};
 		struct sim_driver *d = sim_create(&params);
 		struct virtqueue_params p = sim_virtqueue_params(d);

@@ -199,8 +199,9 @@ static inline int iotlb_translate(struct iotlb *tlb, uint64_t iova, uint64_t len
 	const struct iotlb_region *r = &tlb->recent;
 	const uint64_t offset = iova - r->iova;
 
-	if (likely(offset < r->size && len && len <= r->size - offset &&
-		   (r->perm & perm) == perm && max)) {
+	/* A length of zero makes the second comparison fail too. */
+	if (likely(offset < r->size && len - 1 < r->size - offset && (r->perm & perm) == perm &&
+		   max)) {
 		iov->iov_base = r->vaddr + offset;
 		iov->iov_len = len;
 		*ret_niov = 1;

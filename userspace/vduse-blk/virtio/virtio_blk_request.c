@@ -32,6 +32,8 @@
 #define HEADER_BYTES	sizeof(struct virtio_blk_outhdr)
 #define RANGE_BYTES	sizeof(struct virtio_blk_discard_write_zeroes)
 
+_Static_assert(HEADER_BYTES == 16 && RANGE_BYTES == 16, "span_take16() takes these");
+
 /* A part of the chain's iov array; taking from its front changes the entries. */
 struct span {
 	struct iovec *iov;
@@ -39,27 +41,45 @@ struct span {
 	uint32_t bytes;
 };
 
-/*
- * Copy @len bytes from the front of the span and drop them; it has that many.
- * The barrier keeps the compiler from reading the driver's memory again.
- */
-static void span_take(struct span *s, void *to, size_t len)
+static inline void span_drop(struct span *s, size_t n)
+{
+	struct iovec *iov = s->iov;
+
+	s->bytes -= (uint32_t)n;
+	iov->iov_base = (uint8_t *)iov->iov_base + n;
+	iov->iov_len -= n;
+	if (!iov->iov_len) {
+		s->iov++;
+		s->num--;
+	}
+}
+
+static void span_take_pieces(struct span *s, void *to, size_t len)
 {
 	uint8_t *dest = to;
 
-	s->bytes -= (uint32_t)len;
 	while (len) {
 		size_t n = min(len, s->iov->iov_len);
 
 		memcpy(dest, s->iov->iov_base, n);
+		span_drop(s, n);
 		dest += n;
 		len -= n;
-		s->iov->iov_base = (uint8_t *)s->iov->iov_base + n;
-		s->iov->iov_len -= n;
-		if (!s->iov->iov_len) {
-			s->iov++;
-			s->num--;
-		}
+	}
+}
+
+/*
+ * Copy 16 bytes, a header or a range, from the front of the span and drop them;
+ * it has that many. Usually they are in one piece. The barrier keeps the compiler
+ * from reading the driver's memory again.
+ */
+static inline void span_take16(struct span *s, void *to)
+{
+	if (likely(s->iov->iov_len >= 16)) {
+		memcpy(to, s->iov->iov_base, 16);
+		span_drop(s, 16);
+	} else {
+		span_take_pieces(s, to, 16);
 	}
 	__asm__ volatile("" : : : "memory");
 }
@@ -242,7 +262,7 @@ static const char *take_ranges(struct vblk_request *req, uint32_t type, struct s
 		uint64_t sector;
 		uint32_t count;
 
-		span_take(out, &r, RANGE_BYTES);
+		span_take16(out, &r);
 		if (le32toh(r.flags) & ~known) {
 			*ret_status = VIRTIO_BLK_S_UNSUPP;
 			return "a flag that is not known or not allowed";
@@ -390,6 +410,6 @@ void vblk_request_start(struct vblk_request *req)
 		       "header is shorter than 16 bytes");
 		return;
 	}
-	span_take(&out, &header, HEADER_BYTES);
+	span_take16(&out, &header);
 	start_by_type(req, &header, &out, &in);
 }

@@ -55,40 +55,46 @@ int vq_break_address(struct virtqueue *vq, int err, const char *what, uint64_t a
 		why = strerror(-err);
 		break;
 	}
-	return virtqueue_break(vq, "%s at 0x%" PRIx64 ", %" PRIu64 " bytes, is %s", what, addr, len,
-			why);
+	return virtqueue_break(vq, "%s at 0x%" PRIx64 ", %" PRIu64 " bytes, is %s", what, addr,
+			       len, why);
 }
 
-int vq_bad_segment(struct virtqueue *vq, const struct virtqueue_elem *elem, uint64_t addr,
-		   uint32_t len, bool write)
+int vq_translate_slow(struct virtqueue *vq, struct iovec *iov, struct iovec *end,
+		      uint64_t addr, uint32_t len, bool write)
 {
+	unsigned int n;
+	int err;
+
 	if (!len)
 		return virtqueue_break(vq, "descriptor of length zero at 0x%" PRIx64, addr);
-	if (!write && elem->in_num)
-		return virtqueue_break(vq, "device-readable descriptor after a device-writable one");
-	return virtqueue_break(vq, "descriptor chain of more than 4 GiB");
+	err = iotlb_translate(vq->iotlb, addr, len, write ? IOTLB_WRITE : IOTLB_READ, iov,
+			      (unsigned int)(end - iov), &n);
+	if (err)
+		return vq_break_address(vq, err, write ? "device-writable buffer" :
+					"device-readable buffer", addr, len);
+	return (int)n;
 }
 
-int vq_map_indirect(struct virtqueue *vq, uint64_t addr, uint32_t len,
-		    const uint8_t **ret_table, unsigned int *ret_count)
+int vq_map_indirect_slow(struct virtqueue *vq, uint64_t addr, uint32_t len,
+			 const uint8_t **ret_table)
 {
-	unsigned int count = len / sizeof(struct vring_desc);
+	const unsigned int count = len / sizeof(struct vring_desc);
 	void *table;
 	int err;
 
-	if (unlikely(!vq->indirect))
-		return virtqueue_break(vq, "indirect descriptor although the feature was not negotiated");
-	if (unlikely(!len || len % sizeof(struct vring_desc)))
-		return virtqueue_break(vq, "indirect table of %u bytes is not a multiple of %zu", len,
-				sizeof(struct vring_desc));
-	if (unlikely(count > vq->max_chain))
-		return virtqueue_break(vq, "indirect table of %u descriptors, at most %u allowed", count,
-				vq->max_chain);
+	if (!vq->indirect)
+		return virtqueue_break(vq, "indirect descriptor although the feature was not"
+				       " negotiated");
+	if (!len || len % sizeof(struct vring_desc))
+		return virtqueue_break(vq, "indirect table of %u bytes is not a multiple of %zu",
+				       len, sizeof(struct vring_desc));
+	if (count > vq->max_chain)
+		return virtqueue_break(vq, "indirect table of %u descriptors, at most %u allowed",
+				       count, vq->max_chain);
 	err = iotlb_map(vq->iotlb, addr, len, IOTLB_READ, &table);
-	if (unlikely(err))
+	if (err)
 		return vq_break_address(vq, err, "indirect table", addr, len);
 	*ret_table = table;
-	*ret_count = count;
 	return 0;
 }
 
@@ -174,10 +180,6 @@ int virtqueue_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 
 	if (unlikely(!vq_usable(vq)))
 		return -EIO;
-	elem->out_num = 0;
-	elem->in_num = 0;
-	elem->out_bytes = 0;
-	elem->in_bytes = 0;
 	got = vq->packed ? packed_pop(vq, elem) : split_pop(vq, elem);
 	if (got > 0)
 		elem->hold = iotlb_hold(vq->iotlb);

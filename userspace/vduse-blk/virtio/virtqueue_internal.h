@@ -112,39 +112,97 @@ static inline bool vq_usable(struct virtqueue *vq)
 	return true;
 }
 
-int vq_bad_segment(struct virtqueue *vq, const struct virtqueue_elem *elem, uint64_t addr,
-		   uint32_t len, bool write);
+/*
+ * The memory of a chain while it is collected. It lives in registers for the
+ * usual case, which is a segment inside the region that was used last.
+ */
+struct vq_chain {
+	struct iovec *iov; /* next free entry */
+	struct iovec *end;
+	unsigned int out_num, in_num;
+	uint64_t out_bytes, in_bytes;
+};
 
-/* Append the memory of one descriptor to the element. */
-static inline int vq_add_segment(struct virtqueue *vq, struct virtqueue_elem *elem,
-				 uint64_t addr, uint32_t len, bool write)
+static inline struct vq_chain vq_chain_begin(const struct virtqueue_elem *elem)
 {
-	const unsigned int used = elem->out_num + elem->in_num;
-	unsigned int n;
-	int err;
+	return (struct vq_chain){ .iov = elem->iov, .end = elem->iov + elem->max_iov };
+}
 
-	if (unlikely(!len || (!write && elem->in_num) ||
-		     len > UINT32_MAX - elem->out_bytes - elem->in_bytes))
-		return vq_bad_segment(vq, elem, addr, len, write);
+/* Slow half of vq_chain_add(). Returns the number of entries, or -EIO. */
+int vq_translate_slow(struct virtqueue *vq, struct iovec *iov, struct iovec *end,
+		      uint64_t addr, uint32_t len, bool write);
 
-	err = iotlb_translate(vq->iotlb, addr, len, write ? IOTLB_WRITE : IOTLB_READ,
-			      elem->iov + used, elem->max_iov - used, &n);
-	if (unlikely(err))
-		return vq_break_address(vq, err, write ? "device-writable buffer" :
-					"device-readable buffer", addr, len);
-	if (write) {
-		elem->in_num += n;
-		elem->in_bytes += len;
+/* Append the memory of one descriptor. */
+static inline __attribute__((always_inline)) int
+vq_chain_add(struct virtqueue *vq, struct vq_chain *c, uint64_t addr, uint32_t len, bool write)
+{
+	const struct iotlb_region *r = &vq->iotlb->recent;
+	const uint64_t offset = addr - r->iova;
+	int n = 1;
+
+	if (unlikely(!write && c->in_num))
+		return virtqueue_break(vq, "device-readable descriptor after a"
+				       " device-writable one");
+
+	/* A length of zero makes the second comparison fail too. */
+	if (likely(offset < r->size && (uint64_t)len - 1 < r->size - offset &&
+		   r->perm & (write ? IOTLB_WRITE : IOTLB_READ) && c->iov != c->end)) {
+		c->iov->iov_base = r->vaddr + offset;
+		c->iov->iov_len = len;
 	} else {
-		elem->out_num += n;
-		elem->out_bytes += len;
+		n = vq_translate_slow(vq, c->iov, c->end, addr, len, write);
+		if (n < 0)
+			return n;
+	}
+	c->iov += n;
+	if (write) {
+		c->in_num += (unsigned int)n;
+		c->in_bytes += len;
+	} else {
+		c->out_num += (unsigned int)n;
+		c->out_bytes += len;
 	}
 	return 0;
 }
 
+/* 2.7.5.2: no chain is longer than 2^32 bytes. */
+static inline int vq_chain_end(struct virtqueue *vq, const struct vq_chain *c,
+			       struct virtqueue_elem *elem)
+{
+	if (unlikely(c->out_bytes + c->in_bytes > UINT32_MAX))
+		return virtqueue_break(vq, "descriptor chain of more than 4 GiB");
+	elem->out_num = c->out_num;
+	elem->in_num = c->in_num;
+	elem->out_bytes = (uint32_t)c->out_bytes;
+	elem->in_bytes = (uint32_t)c->in_bytes;
+	return 0;
+}
+
+/* Slow half of vq_map_indirect(). */
+int vq_map_indirect_slow(struct virtqueue *vq, uint64_t addr, uint32_t len,
+			 const uint8_t **ret_table);
+
 /* Translate an indirect table; it has to be contiguous and of a sane length. */
-int vq_map_indirect(struct virtqueue *vq, uint64_t addr, uint32_t len,
-		    const uint8_t **ret_table, unsigned int *ret_count);
+static inline int vq_map_indirect(struct virtqueue *vq, uint64_t addr, uint32_t len,
+				  const uint8_t **ret_table, unsigned int *ret_count)
+{
+	const struct iotlb_region *r = &vq->iotlb->recent;
+	const uint64_t offset = addr - r->iova;
+	const unsigned int count = len / sizeof(struct vring_desc);
+	int err;
+
+	if (likely(vq->indirect && len % sizeof(struct vring_desc) == 0 &&
+		   count <= vq->max_chain && offset < r->size &&
+		   (uint64_t)len - 1 < r->size - offset && r->perm & IOTLB_READ)) {
+		*ret_table = r->vaddr + offset;
+	} else {
+		err = vq_map_indirect_slow(vq, addr, len, ret_table);
+		if (err)
+			return err;
+	}
+	*ret_count = count;
+	return 0;
+}
 
 int split_init(struct virtqueue *vq, struct error *e);
 int split_map(struct virtqueue *vq, struct error *e);

@@ -85,6 +85,7 @@ static inline bool is_available(uint16_t flags, bool wrap)
 static int walk_indirect(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t addr,
 			 uint32_t len)
 {
+	struct vq_chain chain = vq_chain_begin(elem);
 	const uint8_t *table;
 	unsigned int count, i;
 	int err;
@@ -99,18 +100,19 @@ static int walk_indirect(struct virtqueue *vq, struct virtqueue_elem *elem, uint
 
 		if (unlikely(packed_flags(word) & VRING_DESC_F_INDIRECT))
 			return virtqueue_break(vq, "indirect descriptor inside an indirect table");
-		err = vq_add_segment(vq, elem, start, word_len(word),
-				     packed_flags(word) & VRING_DESC_F_WRITE);
+		err = vq_chain_add(vq, &chain, start, word_len(word),
+				   packed_flags(word) & VRING_DESC_F_WRITE);
 		if (unlikely(err))
 			return err;
 	}
-	return 0;
+	return vq_chain_end(vq, &chain, elem);
 }
 
 /* Follow a chain that lies in the ring itself, beginning with @word at the next slot. */
 static int walk_ring(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t word)
 {
 	const unsigned int limit = min(vq->max_chain, vq->num - vq->in_flight);
+	struct vq_chain chain = vq_chain_begin(elem);
 	unsigned int index = vq->avail_idx;
 	bool wrap = vq->avail_wrap;
 	unsigned int length;
@@ -121,26 +123,27 @@ static int walk_ring(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t
 
 		if (unlikely(flags & VRING_DESC_F_INDIRECT))
 			return virtqueue_break(vq, "indirect descriptor in a chain");
-		err = vq_add_segment(vq, elem, load64(slot(vq, index)), word_len(word),
-				     flags & VRING_DESC_F_WRITE);
+		err = vq_chain_add(vq, &chain, load64(slot(vq, index)), word_len(word),
+				   flags & VRING_DESC_F_WRITE);
 		if (unlikely(err))
 			return err;
 		if (!(flags & VRING_DESC_F_NEXT))
 			break;
 		if (unlikely(length == limit))
-			return virtqueue_break(vq, "descriptor chain of more than %u entries", limit);
+			return virtqueue_break(vq, "descriptor chain of more than %u entries",
+					       limit);
 		if (++index == vq->num) {
 			index = 0;
 			wrap = !wrap;
 		}
 		word = load64(slot_word(vq, index));
 		if (unlikely(!is_available(packed_flags(word), wrap)))
-			return virtqueue_break(vq, "chain goes on in descriptor %u, which is not available",
-					index);
+			return virtqueue_break(vq, "chain goes on in descriptor %u, which is not"
+					       " available", index);
 	}
 	elem->id = packed_id(word);
 	elem->ndesc = (uint16_t)length;
-	return 0;
+	return vq_chain_end(vq, &chain, elem);
 }
 
 static void advance(const struct virtqueue *vq, uint16_t *index, bool *wrap, uint16_t by)
@@ -163,8 +166,8 @@ int packed_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 	if (!is_available(flags, vq->avail_wrap))
 		return 0;
 	if (unlikely(vq->in_flight >= vq->num))
-		return virtqueue_break(vq, "more than %u descriptors made available in a ring of %u",
-				vq->in_flight, vq->num);
+		return virtqueue_break(vq, "more than %u descriptors made available in a ring of"
+				       " %u", vq->in_flight, vq->num);
 
 	if ((flags & (VRING_DESC_F_INDIRECT | VRING_DESC_F_NEXT)) == VRING_DESC_F_INDIRECT) {
 		err = walk_indirect(vq, elem, load64(slot(vq, vq->avail_idx)), word_len(word));

@@ -92,8 +92,8 @@ static inline int available(struct virtqueue *vq)
 	fresh = (uint16_t)(vq->avail_seen - vq->avail_idx);
 	room = (uint16_t)(vq->num - (uint16_t)(vq->avail_idx - vq->used_committed));
 	if (unlikely(fresh > room))
-		return virtqueue_break(vq, "available index jumped by %u with room for %u in a ring of %u",
-				fresh, room, vq->num);
+		return virtqueue_break(vq, "available index jumped by %u with room for %u in a"
+				       " ring of %u", fresh, room, vq->num);
 	return fresh != 0;
 }
 
@@ -106,6 +106,7 @@ static int walk(struct virtqueue *vq, struct virtqueue_elem *elem, unsigned int 
 {
 	const uint8_t *table = (const uint8_t *)vq->desc;
 	unsigned int left = vq->max_chain, count = vq->num;
+	struct vq_chain chain = vq_chain_begin(elem);
 	bool indirect = false;
 
 	left = min(left, count);
@@ -117,13 +118,14 @@ static int walk(struct virtqueue *vq, struct virtqueue_elem *elem, unsigned int 
 		int err;
 
 		if (unlikely(!left))
-			return virtqueue_break(vq, "descriptor chain is too long or a loop (table of %u)",
-					count);
+			return virtqueue_break(vq, "descriptor chain is too long or a loop (table"
+					       " of %u)", count);
 		left--;
 
 		if (flags & VRING_DESC_F_INDIRECT) {
 			if (unlikely(indirect))
-				return virtqueue_break(vq, "indirect descriptor inside an indirect table");
+				return virtqueue_break(vq, "indirect descriptor inside an"
+						       " indirect table");
 			if (unlikely(flags & VRING_DESC_F_NEXT))
 				return virtqueue_break(vq, "indirect descriptor with a next one");
 			err = vq_map_indirect(vq, addr, word_len(word), &table, &count);
@@ -135,15 +137,15 @@ static int walk(struct virtqueue *vq, struct virtqueue_elem *elem, unsigned int 
 			continue;
 		}
 
-		err = vq_add_segment(vq, elem, addr, word_len(word), flags & VRING_DESC_F_WRITE);
+		err = vq_chain_add(vq, &chain, addr, word_len(word), flags & VRING_DESC_F_WRITE);
 		if (unlikely(err))
 			return err;
 		if (!(flags & VRING_DESC_F_NEXT))
-			return 0;
+			return vq_chain_end(vq, &chain, elem);
 		index = split_next(word);
 		if (unlikely(index >= count))
-			return virtqueue_break(vq, "descriptor index %u outside a table of %u", index,
-					count);
+			return virtqueue_break(vq, "descriptor index %u outside a table of %u",
+					       index, count);
 	}
 }
 
