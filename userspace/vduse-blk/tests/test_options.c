@@ -18,23 +18,41 @@
 #define MAX_ARGS 16
 #define N65 "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
 
-/* @line: arguments separated by single spaces. */
-static int parse(const char *line, struct serve_options *o, struct error *e)
+/* Cut @line at single spaces into @argv, which points into @copy. */
+static int split(const char *line, char *copy, size_t size, char **argv)
 {
-	char copy[512], *argv[MAX_ARGS + 1], *save;
-	int argc = 0, err;
-	bool help;
+	int argc = 0;
+	char *save;
 
-	snprintf(copy, sizeof(copy), "%s", line);
+	snprintf(copy, size, "%s", line);
 	for (char *word = strtok_r(copy, " ", &save); word && argc < MAX_ARGS;
 	     word = strtok_r(NULL, " ", &save))
 		argv[argc++] = word;
 	argv[argc] = NULL;
+	return argc;
+}
+
+static int parse(const char *line, struct serve_options *o, struct error *e)
+{
+	char copy[512], *argv[MAX_ARGS + 1];
+	int argc = split(line, copy, sizeof(copy), argv);
+	bool help;
+	int err;
+
 	serve_options_init(o);
 	*e = ERROR_INIT;
 	err = serve_options_parse(argc, argv, o, &help, e);
 	assert_false(!err && help);
 	return err;
+}
+
+static int query(const char *line, bool with_name, struct query_options *o, bool *ret_help)
+{
+	char copy[512], *argv[MAX_ARGS + 1];
+	int argc = split(line, copy, sizeof(copy), argv);
+	struct error e = ERROR_INIT;
+
+	return query_options_parse(argc, argv, with_name, o, ret_help, &e);
 }
 
 static void test_defaults(void **state)
@@ -223,23 +241,21 @@ static void test_file_refused(void **state)
 
 static void test_query(void **state)
 {
-	char *status_json[] = { (char *)"status", (char *)"d0", (char *)"--json", NULL };
-	char *status_none[] = { (char *)"status", NULL };
-	char *status_bad[] = { (char *)"status", (char *)"../d0", NULL };
-	char *list_extra[] = { (char *)"list", (char *)"d0", NULL };
-	char *list_help[] = { (char *)"list", (char *)"--help", NULL };
 	struct query_options o;
-	struct error e = ERROR_INIT;
 	bool help;
 
 	(void)state;
-	assert_int_equal(query_options_parse(3, status_json, true, &o, &help, &e), 0);
+	assert_int_equal(query("status d0 --json", true, &o, &help), 0);
 	assert_string_equal(o.name, "d0");
 	assert_true(o.json && !help);
-	assert_int_not_equal(query_options_parse(1, status_none, true, &o, &help, &e), 0);
-	assert_int_not_equal(query_options_parse(2, status_bad, true, &o, &help, &e), 0);
-	assert_int_not_equal(query_options_parse(2, list_extra, false, &o, &help, &e), 0);
-	assert_int_equal(query_options_parse(2, list_help, false, &o, &help, &e), 0);
+	assert_int_equal(query("status --json d0", true, &o, &help), 0);
+	assert_string_equal(o.name, "d0");
+	assert_int_not_equal(query("status", true, &o, &help), 0);
+	assert_int_not_equal(query("status ../d0", true, &o, &help), 0);
+	assert_int_not_equal(query("status d0 d1", true, &o, &help), 0);
+	assert_int_not_equal(query("list d0", false, &o, &help), 0);
+	assert_int_not_equal(query("list --xml", false, &o, &help), 0);
+	assert_int_equal(query("list --help", false, &o, &help), 0);
 	assert_true(help);
 }
 
