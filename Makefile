@@ -8,7 +8,7 @@ KDIR ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all deps modules userspace selftests images check lint demo install \
+.PHONY: all deps modules userspace selftests images check lint demo bench-quick install \
 	clean distclean help
 
 # Targets run one after the other; the scripts themselves use every processor.
@@ -40,6 +40,9 @@ lint: deps
 demo:
 	@tools/demo/demo $(ARCH)
 
+bench-quick: all
+	@tools/bench/bench-quick
+
 install: deps
 	@KDIR="$(KDIR)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" tools/build/install $(ARCH)
 
@@ -57,6 +60,8 @@ help:
 #: make check          every test, on amd64 and arm64; ends with
 #:                     "N passed, N failed, N skipped"
 #: make lint           sparse, checkpatch, W=1, cppcheck, shellcheck
+#: make bench-quick    instructions per I/O against the in-tree module and
+#:                     qemu-storage-daemon
 #: make modules        the kernel modules only
 #: make userspace      the daemon only
 #: make selftests      the kselftest suites (run them with tools/vm/vm)
