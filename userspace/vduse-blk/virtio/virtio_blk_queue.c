@@ -50,8 +50,8 @@ static void check_broken(struct vblk_queue *q)
 	if (likely(!why) || q->reset_asked)
 		return;
 	q->reset_asked = true;
-	log_error("queue %u: the driver broke the ring, it needs a reset: %s", q->params.index,
-		  why);
+	log_error_ratelimited("queue %u: the driver broke the ring, it needs a reset: %s",
+			      q->params.index, why);
 	q->params.transport->needs_reset(q->params.opaque, q->params.index, why);
 }
 
