@@ -38,8 +38,6 @@ static int errno_of_gai(int gai)
 		return errno ? errno : EIO;
 	case EAI_MEMORY:
 		return ENOMEM;
-	case EAI_AGAIN:
-		return EAGAIN;
 	default:
 		return EHOSTUNREACH;
 	}
