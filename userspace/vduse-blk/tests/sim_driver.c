@@ -49,10 +49,31 @@ static void lay_out(struct sim_driver *d)
 	d->device_event = sim_mem(d, d->device);
 }
 
+/* Rings and tables are in one mapping, buffers in one too or in small ones. */
+static void map_arena(struct sim_driver *d)
+{
+	struct iotlb_region r = { .iova = SIM_IOVA, .size = SIM_ARENA_BYTES, .perm = IOTLB_RW,
+				  .vaddr = d->arena };
+	int err;
+
+	if (d->params.region_bytes)
+		r.size = d->data - SIM_IOVA;
+	for (;;) {
+		err = iotlb_add(d->iotlb, &r);
+		assert(!err);
+		r.iova += r.size;
+		r.vaddr += r.size;
+		if (r.iova == SIM_IOVA + SIM_ARENA_BYTES)
+			return;
+		r.size = d->params.region_bytes;
+		if (r.size > SIM_IOVA + SIM_ARENA_BYTES - r.iova)
+			r.size = SIM_IOVA + SIM_ARENA_BYTES - r.iova;
+	}
+}
+
 struct sim_driver *sim_create(const struct sim_params *params)
 {
 	struct sim_driver *d = calloc(1, sizeof(*d));
-	struct iotlb_region all;
 	unsigned int i;
 	int err;
 
@@ -82,11 +103,7 @@ struct sim_driver *sim_create(const struct sim_params *params)
 	}
 	err = iotlb_create(&no_ops, NULL, &d->iotlb);
 	assert(!err);
-	all = (struct iotlb_region){
-		.iova = SIM_IOVA, .size = SIM_ARENA_BYTES, .perm = IOTLB_RW, .vaddr = d->arena,
-	};
-	err = iotlb_add(d->iotlb, &all);
-	assert(!err);
+	map_arena(d);
 	return d;
 }
 

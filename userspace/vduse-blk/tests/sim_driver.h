@@ -28,6 +28,7 @@ struct sim_params {
 	bool indirect; /* feature negotiated; used for chains that ask for it */
 	unsigned int max_chain; /* 0: 64 */
 	uint16_t start; /* split: index to begin with, to wrap around early */
+	unsigned int region_bytes; /* cut the buffers' memory into mappings; 0: one for all */
 };
 
 struct sim_segment {

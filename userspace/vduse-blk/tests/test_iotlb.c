@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ struct owner {
 	unsigned int faults;
 	unsigned int released[64]; /* by cookie */
 	int error;
+	bool wrong;
 };
 
 static int fault(void *opaque, uint64_t iova, uint32_t perm, struct iotlb_region *ret)
@@ -35,7 +37,7 @@ static int fault(void *opaque, uint64_t iova, uint32_t perm, struct iotlb_region
 	if (o->error)
 		return o->error;
 	for (i = 0; i < o->num; i++) {
-		if (iova - o->regions[i].iova < o->regions[i].size) {
+		if (o->wrong || iova - o->regions[i].iova < o->regions[i].size) {
 			*ret = o->regions[i];
 			return 0;
 		}
@@ -198,6 +200,7 @@ static void test_add(void **state)
 static void test_bad_faults(void **state)
 {
 	static const struct iotlb_region elsewhere[] = { REGION(9, 1, IOTLB_RW, 1) };
+	static const struct iotlb_region elsewhere_again[] = { REGION(14, 1, IOTLB_RW, 4) };
 	struct iotlb_region overlap = REGION(1, 8, IOTLB_RW, 2);
 	struct iotlb_region empty = { PAGE, PAGE, 0, memory, (void *)3 };
 	struct owner o;
@@ -216,6 +219,11 @@ static void test_bad_faults(void **state)
 	overlap.iova = 2 * PAGE; /* reaches over page 9 */
 	assert_int_equal(iotlb_translate(tlb, 2 * PAGE, 1, IOTLB_READ, &iov, 1, &n), -EEXIST);
 	assert_int_equal(o.released[2], 1);
+	o.regions = elsewhere_again;
+	o.wrong = true; /* answers with a region that does not have the address */
+	assert_int_equal(iotlb_translate(tlb, 12 * PAGE, 1, IOTLB_READ, &iov, 1, &n), -EFAULT);
+	assert_int_equal(o.released[4], 1);
+	o.wrong = false;
 	o.regions = &empty;
 	assert_int_equal(iotlb_translate(tlb, PAGE, 1, IOTLB_READ, &iov, 1, &n), -EINVAL);
 	assert_int_equal(o.released[3], 1);

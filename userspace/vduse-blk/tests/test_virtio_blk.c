@@ -833,6 +833,61 @@ static void test_notifications(void **state)
 	}
 }
 
+/*
+ * A request arrives after the last look at the ring and before the queue asks for
+ * kicks: the driver did not kick, so asking has to find it.
+ */
+struct late {
+	struct loop_idle idle;
+	struct fixture *f;
+	struct request *r;
+	bool kick_wanted;
+};
+
+static bool late_arm(struct loop_idle *idle)
+{
+	struct late *late = container_of(idle, struct late, idle);
+
+	if (late->r) {
+		add(late->f, late->r);
+		late->kick_wanted = sim_needs_kick(late->f->d);
+		late->r = NULL;
+	}
+	return false;
+}
+
+static void test_late_arrival(void **state)
+{
+	unsigned int packed;
+
+	(void)state;
+	for (packed = 0; packed < 2; packed++) {
+		struct setup setup = { .packed = packed };
+		struct request first, second;
+		struct late late = { .idle.arm = late_arm };
+		struct fixture f;
+
+		begin(&f, &setup);
+		late.f = &f;
+		/* What was added last is asked first: before the queue. */
+		loop_idle_add(f.loop, &late.idle);
+		first = make(&f, 0, VIRTIO_BLK_T_IN, 0, 0, 512);
+		second = make(&f, 1, VIRTIO_BLK_T_IN, 1, 0, 512);
+		add(&f, &first);
+		assert_true(sim_needs_kick(f.d));
+		kick(&f);
+		late.r = &second;
+		settle(&f);
+		assert_null(late.r);
+		assert_false(late.kick_wanted);
+		assert_int_equal(f.fake.num_pending, 2);
+		run(&f);
+		assert_true(first.done && second.done);
+		loop_idle_del(f.loop, &late.idle);
+		end(&f);
+	}
+}
+
 /* --- start, stop, broken rings --- */
 
 static void test_stop_drains(void **state)
@@ -842,7 +897,7 @@ static void test_stop_drains(void **state)
 	(void)state;
 	for (packed = 0; packed < 2; packed++) {
 		struct setup setup = { .packed = packed };
-		struct virtqueue_state vs;
+		struct virtqueue_state vs, running;
 		struct vblk_queue_stats stats;
 		struct error e = ERROR_INIT;
 		struct request r[4];
@@ -854,6 +909,7 @@ static void test_stop_drains(void **state)
 			add(&f, &r[i]);
 		}
 		kick(&f);
+		vblk_queue_state(f.q, &running);
 		assert_int_equal(vblk_queue_stop(f.q, on_stopped, &f), 0);
 		assert_int_equal(vblk_queue_stop(f.q, on_stopped, &f), -EBUSY);
 		assert_int_equal(vblk_queue_start(f.q, &f.start, &e), -EBUSY);
@@ -875,6 +931,7 @@ static void test_stop_drains(void **state)
 		assert_int_equal(reap(&f), 2);
 		vblk_queue_state(f.q, &vs);
 		assert_int_equal(vs.avail_idx, 2);
+		assert_int_equal(running.avail_idx, 2);
 
 		/* Goes on where it stopped, without a kick. */
 		f.start.state = vs;
@@ -891,6 +948,7 @@ static void test_start_checks(void **state)
 {
 	struct setup setup = { .packed = true };
 	struct vblk_queue_start_params p;
+	struct vblk_queue *none;
 	struct error e = ERROR_INIT;
 	struct virtqueue_state vs;
 	struct fixture f;
@@ -907,6 +965,8 @@ static void test_start_checks(void **state)
 	p.features |= FEATURE(VIRTIO_BLK_F_CONFIG_WCE);
 	assert_int_equal(vblk_queue_start(f.q, &p, &e), -EINVAL);
 	assert_non_null(strstr(e.text, "accepted, not offered"));
+	assert_int_equal(vblk_queue_create(&(struct vblk_queue_params){ .max_num = 0 }, &none, &e),
+			 -EINVAL);
 	p.features = f.start.features & ~FEATURE(VIRTIO_F_VERSION_1);
 	assert_int_equal(vblk_queue_start(f.q, &p, &e), -EINVAL);
 	p = f.start;
@@ -975,6 +1035,30 @@ static void test_broken(void **state)
 		f.stops = 0;
 		end(&f);
 	}
+}
+
+/* Stopped between a completion and the end of its batch: the driver gets it first. */
+static void test_stop_in_batch(void **state)
+{
+	struct setup setup = { 0 };
+	struct fixture f;
+	struct request r;
+
+	(void)state;
+	begin(&f, &setup);
+	r = make(&f, 0, VIRTIO_BLK_T_IN, 0, 0, 512);
+	add(&f, &r);
+	kick(&f);
+	fake_backend_complete(&f.fake, 0, 0);
+	assert_int_equal(reap(&f), 0);
+	assert_int_equal(vblk_queue_stop(f.q, on_stopped, &f), 0);
+	assert_int_equal(f.stops, 1);
+	assert_int_equal(f.notifies, 1);
+	assert_int_equal(reap(&f), 1);
+	step(&f);
+	assert_int_equal(f.notifies, 1);
+	f.stops = 0;
+	end(&f);
 }
 
 static void destroy_in_callback(struct vblk_queue *q, void *opaque)
@@ -1192,9 +1276,11 @@ int main(void)
 		cmocka_unit_test(test_short_header),
 		cmocka_unit_test(test_out_of_order),
 		cmocka_unit_test(test_notifications),
+		cmocka_unit_test(test_late_arrival),
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_start_checks),
 		cmocka_unit_test(test_broken),
+		cmocka_unit_test(test_stop_in_batch),
 		cmocka_unit_test(test_destroy_when_stopped),
 		cmocka_unit_test(test_traffic),
 	};
