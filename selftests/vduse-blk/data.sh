@@ -1,0 +1,144 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Data: fio with checksums through both ring formats and several queues, file
+# systems, every backend and every way to reach a server.
+
+# shellcheck source-path=SCRIPTDIR source=blk.sh
+. "$(dirname "$0")/blk.sh"
+
+verify() # OPTION...
+{
+	nbd_server "$work/s" memory 64M || return
+	serve d-verify "nbd+unix:///?socket=$work/s" "$@" || return
+	fio_verify "$disk" --size=6m --numjobs=2 --offset_increment=8m --group_reporting || return
+	stop "$pid"
+}
+
+# Trimmed ranges read as zeroes from the memory plugin; the rest is untouched.
+discard()
+{
+	nbd_server "$work/s" memory 64M || return
+	serve d-trim "nbd+unix:///?socket=$work/s" --queues 2 || return
+	dd if=/dev/urandom of="$work/data" bs=1M count=8 status=none
+	dd if="$work/data" of="$disk" bs=1M oflag=direct status=none || return
+	blkdiscard -o 1M -l 2M "$disk" || return
+	blkdiscard -z -o 5M -l 1M "$disk" || return
+	dd if=/dev/zero of="$work/data" bs=1M seek=1 count=2 conv=notrunc status=none
+	dd if=/dev/zero of="$work/data" bs=1M seek=5 count=1 conv=notrunc status=none
+	dd if="$disk" bs=1M count=8 iflag=direct status=none | cmp - "$work/data" || return
+	fio_verify "$disk" --size=4m --rw=randtrimwrite --bsrange=4k-64k --blockalign=4k --verify=0 &&
+		stop "$pid"
+}
+
+filesystem() # TYPE OPTION...
+{
+	local type=$1 mnt=$work/mnt sum
+	shift
+	rm -f "$work/image"
+	truncate -s 320M "$work/image"
+	nbd_server "$work/s" file "$work/image" || return
+	serve d-fs "nbd+unix:///?socket=$work/s" "$@" || return
+	"mkfs.$type" -q "$disk" || return
+	mkdir -p "$mnt"
+	mount "$disk" "$mnt" || return
+	cp -r /usr/share "$mnt/" || return
+	dd if=/dev/urandom of="$mnt/random" bs=64k count=64 status=none || return
+	sum=$(checksums "$mnt")
+	umount "$mnt" || return
+	# Another daemon, and nothing in the page cache.
+	stop "$pid" || return
+	serve d-fs "nbd+unix:///?socket=$work/s" "$@" || return
+	"fsck.$type" -n "$disk" || return
+	mount "$disk" "$mnt" || return
+	[ "$sum" = "$(checksums "$mnt")" ] || {
+		umount "$mnt"
+		return 1
+	}
+	umount "$mnt"
+	stop "$pid"
+}
+
+round_trip() # URI OPTION...: 4 MiB of random data there and back
+{
+	serve d-trip "$@" || return
+	dd if=/dev/urandom of="$work/data" bs=1M count=4 status=none
+	dd if="$work/data" of="$disk" bs=128k oflag=direct conv=fsync status=none || return
+	dd if="$disk" bs=256k count=16 iflag=direct status=none | cmp - "$work/data" || return
+	stop "$pid"
+}
+
+tcp() # HOST [nbdkit's ADDRESS]
+{
+	ip link set lo up
+	nbd_server 10809 -i "$2" memory 16M || return
+	round_trip "nbd://$1/"
+}
+
+tcp_port_and_export()
+{
+	ip link set lo up
+	mkdir -p "$work/exports"
+	truncate -s 16M "$work/exports/disk one"
+	nbd_server 10999 file "dir=$work/exports" || return
+	round_trip "nbd://localhost:10999/disk%20one" || return
+	cmp -n $((4 << 20)) "$work/data" "$work/exports/disk one"
+}
+
+file_backend()
+{
+	truncate -s 16M "$work/file"
+	round_trip "file://$work/file" --queues 2 || return
+	cmp -n $((4 << 20)) "$work/data" "$work/file"
+}
+
+null_backend()
+{
+	serve d-null "null:1G" --queues 2 || return
+	[ "$(blockdev --getsize64 "$disk")" = $((1 << 30)) ] || return
+	dd if=/dev/zero of="$disk" bs=64k count=32 oflag=direct status=none || return
+	dd if="$disk" bs=64k count=32 iflag=direct status=none | cmp - <(head -c 2M /dev/zero) || return
+	stop "$pid"
+}
+
+# Requests below, at and above the sizes at which buffers change.
+odd_sizes()
+{
+	nbd_server "$work/s" memory 64M || return
+	serve d-odd "nbd+unix:///?socket=$work/s" || return
+	local bs
+	for bs in 512 1536 4096 15872 16384 16896 131072 1048576; do
+		dd if=/dev/urandom of="$work/data" bs="$bs" count=3 status=none
+		dd if="$work/data" of="$disk" bs="$bs" seek=1 oflag=direct status=none || return
+		dd if="$disk" bs="$bs" skip=1 count=3 iflag=direct status=none |
+			cmp - "$work/data" || return
+	done
+	stop "$pid"
+}
+
+big_blocks()
+{
+	nbd_server "$work/s" memory 64M || return
+	serve d-4k "nbd+unix:///?socket=$work/s" --block-size 4096 --queues 2 || return
+	[ "$(blockdev --getss "$disk")" = 4096 ] || return
+	fio_verify "$disk" --size=6m --bsrange=4k-64k --blockalign=4k || return
+	stop "$pid"
+}
+
+plan 15
+check "fio verify, split, 1 queue" verify --packed off
+check "fio verify, split, 4 queues" verify --packed off --queues 4
+check "fio verify, packed, 1 queue" verify --packed on
+check "fio verify, packed, 4 queues" verify --packed on --queues 4
+check "fio verify, ring of 16" verify --queue-size 16 --queues 2
+check "discard and write zeroes" discard
+check "ext4, split, 4 queues" filesystem ext4 --queues 4
+check "xfs, packed, 2 queues" filesystem xfs --packed on --queues 2
+check "TCP, IPv4" tcp 127.0.0.1 127.0.0.1
+check "TCP, IPv6" tcp "[::1]" ::1
+check "TCP, port and export name with a blank" tcp_port_and_export
+check "file backend" file_backend
+check "null backend" null_backend
+check "request sizes around buffer sizes" odd_sizes
+check "4096-byte blocks" big_blocks
+finish
