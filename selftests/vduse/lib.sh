@@ -145,7 +145,7 @@ fio_verify()
 	local file=$1
 	shift
 	fio --name=verify --filename="$file" --direct=1 --ioengine=libaio \
-		--rw=randwrite --bsrange=512-64k --bsalign=512 --iodepth=16 \
+		--rw=randwrite --bsrange=512-64k --blockalign=512 --iodepth=16 \
 		--verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0 \
 		--output="$work/fio.out" "$@" || {
 		tail -n 20 "$work/fio.out"
@@ -157,22 +157,32 @@ fio_verify()
 	}
 }
 
-# end_pid PID [SIGNAL]: ends and reaps one that was started here
+# end_pid PID [SIGNAL]: ends and reaps one that was started here; one that does
+# not end by itself within ten seconds is killed
 end_pid()
 {
 	kill -"${2:-TERM}" "$1" 2>/dev/null
+	wait_for 10000 ended "$1" || {
+		say "process $1 ($(cat "/proc/$1/comm")) had to be killed"
+		kill -KILL "$1"
+	}
 	wait "$1" 2>/dev/null
 	return 0
 }
 
-# reap: ends what a test left, devices first while their daemons still live
+# ended PID: it is a zombie or gone
+ended() { ! grep -qs '^State:[[:space:]]*[^ZX]' "/proc/$1/status"; }
+
+# reap: ends what a test left: devices first, while their daemons still live,
+# then daemons before the servers that they use
 reap()
 {
-	local name p
+	local name p i
 	for name in "${used_devices[@]}"; do
 		[ -e "/sys/bus/vdpa/devices/$name" ] && vdpa dev del "$name"
 	done
-	for p in "${started_pids[@]}"; do
+	for ((i = ${#started_pids[@]} - 1; i >= 0; i--)); do
+		p=${started_pids[i]}
 		kill -0 "$p" 2>/dev/null && end_pid "$p"
 	done
 	for name in "${used_devices[@]}"; do

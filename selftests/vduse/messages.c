@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
+#include "need.h"
 #include "testdev.h"
 #include "util.h"
 #include "vdpa_bus.h"
@@ -146,8 +147,8 @@ TEST_F(messages, answer_ok)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(VDUSE_GET_VQ_STATE, req.type);
 	EXPECT_EQ(0, req.vq_state.index);
 	self->t.vq[0].avail_idx = 5;
@@ -159,8 +160,8 @@ TEST_F(messages, answer_failed_fails_that_operation_only)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_FAILED));
 	EXPECT_EQ(-EIO, async_join(&self->op));
 	EXPECT_DEVICE_WORKS();
@@ -170,8 +171,8 @@ TEST_F(messages, answered_twice)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
 	EXPECT_EQ(-ENOENT, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
 	async_join(&self->op);
@@ -181,12 +182,12 @@ TEST_F(messages, answer_before_reading_is_refused)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK);
 	async_join(&self->op);
 	/* The next ID can be guessed; the message must be read all the same. */
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	sleep_ms(100);
 	req.request_id++;
 	EXPECT_EQ(-ENOENT, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
@@ -200,13 +201,13 @@ TEST_F(messages, poll_says_what_waits)
 	struct vduse_dev_request req;
 
 	EXPECT_EQ(0, poll(&p, 1, 0));
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(1, poll(&p, 1, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(1, poll(&p, 1, 3000));
 	EXPECT_EQ(POLLIN, p.revents);
-	ASSERT_EQ(0, next_message(&self->t, &req, 0));
-	ASSERT_EQ(1, poll(&p, 1, 0));
+	NEED_EQ(0, next_message(&self->t, &req, 0));
+	NEED_EQ(1, poll(&p, 1, 0));
 	EXPECT_EQ(POLLOUT, p.revents);
-	ASSERT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
+	NEED_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
 	EXPECT_EQ(0, poll(&p, 1, 0));
 }
 
@@ -214,7 +215,7 @@ TEST_F(messages, poll_says_what_waits)
 
 TEST_F(messages, timeout_fails_the_operation_in_time)
 {
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	EXPECT_GT(0, async_join(&self->op));
 	EXPECT_LE(500, self->op.ms);
 	EXPECT_GE(4000, self->op.ms);
@@ -222,7 +223,7 @@ TEST_F(messages, timeout_fails_the_operation_in_time)
 
 TEST_F(messages, timeout_unread_then_same_daemon)
 {
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	EXPECT_GT(0, async_join(&self->op));
 	EXPECT_DEVICE_WORKS();
 }
@@ -231,18 +232,18 @@ TEST_F(messages, timeout_read_then_same_daemon)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_GT(0, async_join(&self->op));
 	EXPECT_DEVICE_WORKS();
 }
 
 TEST_F(messages, timeout_then_new_daemon)
 {
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	EXPECT_GT(0, async_join(&self->op));
 	testdev_close(&self->t);
-	ASSERT_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_open(&self->t));
 	EXPECT_DEVICE_WORKS();
 }
 
@@ -251,7 +252,7 @@ TEST_F(messages, timeout_leaves_the_ioctls_working)
 	struct vduse_vq_info info = { .index = 0 };
 	struct pollfd p = { self->t.fd, POLLIN | POLLOUT, 0 };
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	EXPECT_GT(0, async_join(&self->op));
 	EXPECT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	poll(&p, 1, 0);
@@ -270,7 +271,7 @@ TEST_F(messages, many_timeouts_then_everything_works)
 	}
 	answer_all(&self->t);
 	EXPECT_DEVICE_WORKS();
-	ASSERT_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
 	EXPECT_EQ(0, vhost_drv_set_status(&self->d, 0));
 	EXPECT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	EXPECT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 4096,
@@ -281,8 +282,8 @@ TEST_F(messages, late_answer_is_accepted_once)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_GT(0, async_join(&self->op));
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
 	EXPECT_EQ(-ENOENT, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
@@ -293,11 +294,11 @@ TEST_F(messages, late_answer_does_not_answer_a_newer_message)
 {
 	struct vduse_dev_request late, req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &late, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &late, 3000));
 	EXPECT_GT(0, async_join(&self->op));
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_NE(late.request_id, req.request_id);
 	self->t.vq[0].avail_idx = 1;
 	EXPECT_EQ(0, testdev_answer(&self->t, &late, VDUSE_REQ_RESULT_OK));
@@ -310,8 +311,8 @@ TEST_F(messages, late_status_answer_counts)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_acknowledge, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_acknowledge, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(VDUSE_SET_STATUS, req.type);
 	async_join(&self->op);
 	EXPECT_EQ(0, vhost_drv_get_status(&self->d));
@@ -323,8 +324,8 @@ TEST_F(messages, late_status_refusal_changes_nothing)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_acknowledge, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_acknowledge, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	async_join(&self->op);
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_FAILED));
 	EXPECT_EQ(0, vhost_drv_get_status(&self->d));
@@ -334,7 +335,7 @@ TEST_F(messages, unread_question_is_dropped)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	EXPECT_GT(0, async_join(&self->op));
 	EXPECT_EQ(-ETIMEDOUT, next_message(&self->t, &req, 0));
 }
@@ -346,23 +347,23 @@ TEST_F(messages, missed_iotlb_update_is_delivered_before_newer_messages)
 	struct vduse_dev_request req;
 
 	/* The daemon knows the mapping ... */
-	ASSERT_EQ(0, async_start(&self->op, op_map, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
-	ASSERT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
-	ASSERT_EQ(0, async_join(&self->op));
+	NEED_EQ(0, async_start(&self->op, op_map, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
+	NEED_EQ(0, async_join(&self->op));
 	/* ... and sleeps while the driver takes it away. */
-	ASSERT_EQ(0, async_start(&self->op, op_unmap, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_unmap, &self->d));
 	async_join(&self->op);
 	EXPECT_LE(500, self->op.ms);
 
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	sleep_ms(100);
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
-	ASSERT_EQ(VDUSE_UPDATE_IOTLB, req.type);
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(VDUSE_UPDATE_IOTLB, req.type);
 	EXPECT_GE(IOVA, req.iova.start);
 	EXPECT_LE(IOVA + SIZE - 1, req.iova.last);
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(VDUSE_GET_VQ_STATE, req.type);
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
 	EXPECT_LE(0, async_join(&self->op));
@@ -396,8 +397,8 @@ TEST_F(messages, failed_map_leaves_no_mapping)
 	struct vduse_iotlb_entry e = { .start = IOVA, .last = IOVA };
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, async_start(&self->op, op_map, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, async_start(&self->op, op_map, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_FAILED));
 	/* vhost undoes the mapping, which is told, too. */
 	while (!async_is_done(&self->op))
@@ -412,17 +413,17 @@ TEST_F(messages, data_follows_a_mapping_that_moved_during_a_stall)
 	unsigned char *other;
 	int memfd = memfd_create("other", MFD_CLOEXEC);
 
-	ASSERT_EQ(0, ftruncate(memfd, VHOST_DRV_MEM));
+	NEED_EQ(0, ftruncate(memfd, VHOST_DRV_MEM));
 	other = mmap(NULL, VHOST_DRV_MEM, PROT_READ | PROT_WRITE, MAP_SHARED,
 		     memfd, 0);
-	ASSERT_TRUE(other != MAP_FAILED);
+	NEED_TRUE(other != MAP_FAILED);
 
 	/* Serve one request, so that the daemon has the memory mapped. */
-	ASSERT_EQ(0, testdev_start(&self->t));
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	memset(self->t.disk, 'A', 512);
-	ASSERT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
-	ASSERT_EQ('A', self->d.mem[VHOST_DRV_DATA]);
+	NEED_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
+	NEED_EQ('A', self->d.mem[VHOST_DRV_DATA]);
 
 	/* It stops reading messages; the guest's memory moves meanwhile. */
 	self->t.hold_messages = true;
@@ -437,7 +438,7 @@ TEST_F(messages, data_follows_a_mapping_that_moved_during_a_stall)
 
 	/* vhost gave up the mapping when it failed; map again, now answered. */
 	vhost_drv_unmap(&self->d, VHOST_DRV_IOVA, VHOST_DRV_MEM);
-	ASSERT_EQ(0, vhost_drv_map(&self->d, VHOST_DRV_IOVA, other,
+	NEED_EQ(0, vhost_drv_map(&self->d, VHOST_DRV_IOVA, other,
 				   VHOST_DRV_MEM, VHOST_ACCESS_RW));
 	munmap(self->d.mem, VHOST_DRV_MEM);
 	self->d.mem = other;
@@ -473,9 +474,9 @@ TEST_F(messages, driver_can_start_after_missed_statuses)
 {
 	op_acknowledge(&self->d);
 	op_reset(&self->d);
-	ASSERT_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
 	/* vhost takes no virtqueues until a reset has succeeded. */
-	ASSERT_EQ(0, vhost_drv_set_status(&self->d, 0));
+	NEED_EQ(0, vhost_drv_set_status(&self->d, 0));
 	EXPECT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	EXPECT_EQ(15, vhost_drv_get_status(&self->d));
 	EXPECT_EQ(15, self->t.status);
@@ -487,12 +488,12 @@ TEST_F(messages, driver_can_start_after_missed_statuses)
 
 TEST_F(messages, question_waits_for_a_daemon_to_come)
 {
-	ASSERT_EQ(0, set_timeout(&self->t, "10"));
+	NEED_EQ(0, set_timeout(&self->t, "10"));
 	testdev_close(&self->t);
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	sleep_ms(200);
 	EXPECT_FALSE(async_is_done(&self->op));
-	ASSERT_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_open(&self->t));
 	self->t.vq[0].avail_idx = 9;
 	EXPECT_EQ(1, answer_all(&self->t));
 	EXPECT_EQ(9, async_join(&self->op));
@@ -502,13 +503,13 @@ TEST_F(messages, read_status_goes_to_the_next_daemon)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, set_timeout(&self->t, "10"));
-	ASSERT_EQ(0, async_start(&self->op, op_acknowledge, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, set_timeout(&self->t, "10"));
+	NEED_EQ(0, async_start(&self->op, op_acknowledge, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	testdev_close(&self->t);
-	ASSERT_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_open(&self->t));
 	memset(&req, 0xff, sizeof(req));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(VDUSE_SET_STATUS, req.type);
 	EXPECT_EQ(VIRTIO_CONFIG_S_ACKNOWLEDGE, req.s.status);
 	EXPECT_EQ(0, testdev_answer(&self->t, &req, VDUSE_REQ_RESULT_OK));
@@ -520,16 +521,16 @@ TEST_F(messages, iotlb_update_ends_with_its_daemon)
 {
 	struct vduse_dev_request req;
 
-	ASSERT_EQ(0, set_timeout(&self->t, "10"));
-	ASSERT_EQ(0, async_start(&self->op, op_map, &self->d));
-	ASSERT_EQ(0, next_message(&self->t, &req, 3000));
+	NEED_EQ(0, set_timeout(&self->t, "10"));
+	NEED_EQ(0, async_start(&self->op, op_map, &self->d));
+	NEED_EQ(0, next_message(&self->t, &req, 3000));
 	EXPECT_EQ(VDUSE_UPDATE_IOTLB, req.type);
 	/* A process that is gone has no mappings. */
 	testdev_close(&self->t);
 	EXPECT_EQ(0, async_join(&self->op));
 	EXPECT_GT(5000, self->op.ms);
 	/* And one that comes has none yet. */
-	ASSERT_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_open(&self->t));
 	EXPECT_EQ(-ETIMEDOUT, next_message(&self->t, &req, 0));
 }
 
@@ -538,7 +539,7 @@ TEST_F(messages, killed_daemon_with_messages_queued)
 	struct vduse_dev_request req;
 	pid_t pid;
 
-	ASSERT_EQ(0, set_timeout(&self->t, "10"));
+	NEED_EQ(0, set_timeout(&self->t, "10"));
 	testdev_close(&self->t);
 	pid = fork();
 	if (!pid) {
@@ -548,12 +549,12 @@ TEST_F(messages, killed_daemon_with_messages_queued)
 		for (;;)
 			pause();
 	}
-	ASSERT_LT(0, pid);
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_LT(0, pid);
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	sleep_ms(500);
 	kill(pid, SIGKILL);
-	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
-	ASSERT_EQ(0, testdev_open(&self->t));
+	NEED_EQ(pid, waitpid(pid, NULL, 0));
+	NEED_EQ(0, testdev_open(&self->t));
 	self->t.vq[0].avail_idx = 3;
 	EXPECT_EQ(1, answer_all(&self->t));
 	EXPECT_EQ(3, async_join(&self->op));
@@ -563,8 +564,8 @@ TEST_F(messages, killed_daemon_with_messages_queued)
 
 TEST_F(messages, timeout_zero_waits)
 {
-	ASSERT_EQ(0, set_timeout(&self->t, "0"));
-	ASSERT_EQ(0, async_start(&self->op, op_get_base, &self->d));
+	NEED_EQ(0, set_timeout(&self->t, "0"));
+	NEED_EQ(0, async_start(&self->op, op_get_base, &self->d));
 	sleep_ms(2500);
 	EXPECT_FALSE(async_is_done(&self->op));
 	self->t.vq[0].avail_idx = 8;
@@ -577,19 +578,19 @@ TEST_F(messages, waiting_process_can_be_killed)
 	uint64_t start;
 	pid_t pid;
 
-	ASSERT_EQ(0, set_timeout(&self->t, "0"));
+	NEED_EQ(0, set_timeout(&self->t, "0"));
 	pid = fork();
 	if (!pid) {
 		vhost_drv_get_base(&self->d, 0);
 		_exit(0);
 	}
-	ASSERT_LT(0, pid);
+	NEED_LT(0, pid);
 	sleep_ms(300);
 	start = now_ms();
 	kill(pid, SIGKILL);
-	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	NEED_EQ(pid, waitpid(pid, NULL, 0));
 	EXPECT_GT(2000, now_ms() - start);
-	ASSERT_EQ(0, set_timeout(&self->t, "5"));
+	NEED_EQ(0, set_timeout(&self->t, "5"));
 	EXPECT_DEVICE_WORKS();
 }
 
@@ -621,10 +622,10 @@ TEST_F(messages, two_readers_share_the_messages)
 	unsigned int done = 0;
 	uint64_t end = now_ms() + 1000;
 
-	ASSERT_EQ(0, async_start(&a[0], op_answer_some, &r[0]));
-	ASSERT_EQ(0, async_start(&a[1], op_answer_some, &r[1]));
+	NEED_EQ(0, async_start(&a[0], op_answer_some, &r[0]));
+	NEED_EQ(0, async_start(&a[1], op_answer_some, &r[1]));
 	while (now_ms() < end) {
-		ASSERT_LE(0, vhost_drv_get_base(&self->d, 0));
+		NEED_LE(0, vhost_drv_get_base(&self->d, 0));
 		done++;
 	}
 	async_join(&a[0]);

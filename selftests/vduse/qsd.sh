@@ -72,7 +72,7 @@ killed()
 		wait_for 20000 busy "$disk" || return
 		end_pid "$daemon" KILL
 		timed_del q-kill || return
-		wait_for 15000 not_running "$fio" || return
+		wait_for 15000 ended "$fio" || return
 		reap
 		[ "$took" -lt "$best" ] && best=$took
 		[ "$best" -lt 1000 ] && return 0
@@ -86,8 +86,6 @@ busy()
 	read -r reads rest <"/sys/block/${1##*/}/stat"
 	[ "$reads" -gt 100 ] && [ -n "$rest" ]
 }
-
-not_running() { ! kill -0 "$1" 2>/dev/null; }
 
 plan 5
 check "fio verify, 1 queue" verify 1

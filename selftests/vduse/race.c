@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
+#include "need.h"
 #include "testdev.h"
 #include "util.h"
 #include "vdpa_bus.h"
@@ -155,7 +156,7 @@ TEST(create_open_destroy)
 {
 	long before;
 
-	ASSERT_EQ(0, require_vduse());
+	NEED_EQ(0, require_vduse());
 	before = refcount();
 	EXPECT_EQ(PROCESSES, run_racers(4));
 	clean_up();
@@ -169,7 +170,7 @@ TEST(with_vdpa_devices)
 {
 	long before;
 
-	ASSERT_EQ(0, require_vduse());
+	NEED_EQ(0, require_vduse());
 	before = refcount();
 	EXPECT_EQ(PROCESSES, run_racers(6));
 	clean_up();
@@ -204,10 +205,10 @@ TEST(disk_comes_and_goes_under_its_users)
 	pid_t pid[2];
 	int i, status;
 
-	ASSERT_EQ(0, require_vduse());
+	NEED_EQ(0, require_vduse());
 	testdev_init(&t, "race-disk");
 	t.queues = 2;
-	ASSERT_EQ(0, testdev_up(&t));
+	NEED_EQ(0, testdev_up(&t));
 	for (i = 0; i < 2; i++) {
 		pid[i] = fork();
 		if (!pid[i])
@@ -215,13 +216,13 @@ TEST(disk_comes_and_goes_under_its_users)
 	}
 	end = now_ms() + SECONDS * 1000;
 	while (now_ms() < end) {
-		ASSERT_EQ(0, vdpa_dev_add(t.name, "virtio_vdpa"));
+		NEED_EQ(0, vdpa_dev_add(t.name, "virtio_vdpa"));
 		sleep_ms(30);
-		ASSERT_EQ(0, vdpa_dev_del(t.name));
+		NEED_EQ(0, vdpa_dev_del(t.name));
 		rounds++;
 	}
 	for (i = 0; i < 2; i++) {
-		ASSERT_EQ(pid[i], waitpid(pid[i], &status, 0));
+		NEED_EQ(pid[i], waitpid(pid[i], &status, 0));
 		EXPECT_EQ(0, status);
 	}
 	TH_LOG("%u rounds", rounds);
@@ -278,7 +279,7 @@ TEST(memory_of_devices_comes_back)
 	const unsigned int n = 400;
 	long before, after;
 
-	ASSERT_EQ(0, require_vduse());
+	NEED_EQ(0, require_vduse());
 	device_cycles(50);
 	before = meminfo("SUnreclaim");
 	device_cycles(n);
@@ -325,12 +326,12 @@ TEST(memory_of_disks_comes_back)
 	long before, after;
 	unsigned int i;
 
-	ASSERT_EQ(0, require_vduse());
+	NEED_EQ(0, require_vduse());
 	for (i = 0; i < 3; i++)
-		ASSERT_EQ(0, disk_cycle());
+		NEED_EQ(0, disk_cycle());
 	before = meminfo("MemFree");
 	for (i = 0; i < n; i++)
-		ASSERT_EQ(0, disk_cycle());
+		NEED_EQ(0, disk_cycle());
 	after = meminfo("MemFree");
 	TH_LOG("free memory shrank by %ld KiB in %u cycles", before - after, n);
 	EXPECT_GT((long)n * 1024 / 2, before - after);

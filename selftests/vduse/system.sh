@@ -52,7 +52,7 @@ killed() # OPTION...
 		wait_for 20000 busy "$disk" || return
 		end_pid "$daemon" KILL
 		timed_del t-kill || return
-		wait_for 15000 not_running "$fio" || {
+		wait_for 15000 ended "$fio" || {
 			echo "fio still waits for its requests"
 			return 1
 		}
@@ -72,8 +72,6 @@ busy() # DISK: many requests completed, and some in flight
 	read -r reads rest <"/sys/block/${1##*/}/inflight"
 	[ $((reads + rest)) -gt 0 ]
 }
-
-not_running() { ! kill -0 "$1" 2>/dev/null; }
 
 # Dirty pages of a mounted file system, and nobody to write them to.
 mounted()
@@ -119,21 +117,21 @@ vdpa_tool_shows_it()
 trace_events()
 {
 	local t=/sys/kernel/tracing e missing=0
-	mountpoint -q $t || mount -t tracefs tracefs $t || return
+	mountpoint -q "$t" || mount -t tracefs tracefs "$t" || return
 	testd t-trace || return
-	echo >$t/trace
-	echo 1 >$t/events/vduse/enable || return
+	echo >"$t/trace"
+	echo 1 >"$t/events/vduse/enable" || return
 	add t-trace || return
 	dd if=/dev/zero of="$disk" bs=4k count=8 oflag=direct status=none || return
 	vdpa dev del t-trace || return
-	echo 0 >$t/events/vduse/enable
+	echo 0 >"$t/events/vduse/enable"
 	for e in msg_sent msg_answered kick irq map unmap state; do
-		grep -q "vduse_$e" $t/trace || {
+		grep -q "vduse_$e" "$t/trace" || {
 			echo "no event vduse_$e"
 			missing=1
 		}
 	done
-	return $missing
+	return "$missing"
 }
 
 plan 14

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
+#include "need.h"
 #include "testdev.h"
 #include "util.h"
 #include "vdpa_bus.h"
@@ -74,15 +75,15 @@ TEST_F(control, api_version_is_per_descriptor)
 	uint64_t version = 99, newest;
 	int other = open("/dev/vduse/control", O_RDWR | O_CLOEXEC);
 
-	ASSERT_LE(0, other);
-	ASSERT_EQ(0, ioctl(self->fd, VDUSE_GET_API_VERSION, &newest));
+	NEED_LE(0, other);
+	NEED_EQ(0, ioctl(self->fd, VDUSE_GET_API_VERSION, &newest));
 	EXPECT_GE(1, newest);
 	version = 0;
-	ASSERT_EQ(0, ioctl(self->fd, VDUSE_SET_API_VERSION, &version));
+	NEED_EQ(0, ioctl(self->fd, VDUSE_SET_API_VERSION, &version));
 	version = 99;
-	ASSERT_EQ(0, ioctl(self->fd, VDUSE_GET_API_VERSION, &version));
+	NEED_EQ(0, ioctl(self->fd, VDUSE_GET_API_VERSION, &version));
 	EXPECT_EQ(0, version);
-	ASSERT_EQ(0, ioctl(other, VDUSE_GET_API_VERSION, &version));
+	NEED_EQ(0, ioctl(other, VDUSE_GET_API_VERSION, &version));
 	EXPECT_EQ(newest, version);
 	close(other);
 }
@@ -93,9 +94,9 @@ TEST_F(control, create_makes_node_and_attributes)
 	struct stat st, ctl;
 	char text[64];
 
-	ASSERT_EQ(0, create(self->fd, NAME, 2));
-	ASSERT_EQ(0, stat(node, &st));
-	ASSERT_EQ(0, stat("/dev/vduse/control", &ctl));
+	NEED_EQ(0, create(self->fd, NAME, 2));
+	NEED_EQ(0, stat(node, &st));
+	NEED_EQ(0, stat("/dev/vduse/control", &ctl));
 	EXPECT_TRUE(S_ISCHR(st.st_mode));
 	EXPECT_EQ(major(ctl.st_rdev), major(st.st_rdev));
 	EXPECT_EQ(0600, st.st_mode & 0777);
@@ -118,7 +119,7 @@ TEST_F(control, longest_name)
 
 	memset(name, 'n', sizeof(name) - 1);
 	name[sizeof(name) - 1] = '\0';
-	ASSERT_EQ(0, create(self->fd, name, 1));
+	NEED_EQ(0, create(self->fd, name, 1));
 	snprintf(path, sizeof(path), "/dev/vduse/%s", name);
 	EXPECT_EQ(0, access(path, F_OK));
 	EXPECT_EQ(0, vduse_destroy(name));
@@ -129,8 +130,8 @@ TEST_F(control, name_can_be_used_again)
 	int i;
 
 	for (i = 0; i < 5; i++) {
-		ASSERT_EQ(0, create(self->fd, NAME, 1));
-		ASSERT_EQ(0, vduse_destroy(NAME));
+		NEED_EQ(0, create(self->fd, NAME, 1));
+		NEED_EQ(0, vduse_destroy(NAME));
 	}
 }
 
@@ -168,7 +169,7 @@ TEST_F(control, net_device)
 
 TEST_F(control, device_outlives_the_descriptor_that_made_it)
 {
-	ASSERT_EQ(0, create(self->fd, NAME, 1));
+	NEED_EQ(0, create(self->fd, NAME, 1));
 	close(self->fd);
 	EXPECT_EQ(0, access("/dev/vduse/" NAME, F_OK));
 	self->fd = open("/dev/vduse/control", O_RDWR | O_CLOEXEC);
@@ -219,7 +220,7 @@ TEST_F(device, vq_info_before_a_driver)
 
 	memset(&info, 0xff, sizeof(info));
 	info.index = 1;
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	EXPECT_EQ(1, info.index);
 	EXPECT_EQ(0, info.num);
 	EXPECT_EQ(0, info.desc_addr);
@@ -283,10 +284,10 @@ TEST_F(device, set_config_is_seen_by_the_driver)
 	int fd;
 
 	EXPECT_EQ(0, ioctl(self->t.fd, VDUSE_DEV_SET_CONFIG, &c));
-	ASSERT_EQ(0, testdev_start(&self->t));
-	ASSERT_EQ(0, vdpa_dev_add(self->t.name, "vhost_vdpa"));
+	NEED_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, vdpa_dev_add(self->t.name, "vhost_vdpa"));
 	fd = vdpa_vhost_open(self->t.name);
-	ASSERT_LE(0, fd);
+	NEED_LE(0, fd);
 	EXPECT_EQ(0, ioctl(fd, VHOST_VDPA_GET_CONFIG, &r));
 	EXPECT_EQ(12345, r.capacity);
 
@@ -308,7 +309,7 @@ TEST_F(device, setup_survives_a_change_of_daemon)
 
 	testdev_close(&self->t);
 	fd = open(testdev_node(&self->t), O_RDWR | O_NONBLOCK);
-	ASSERT_LE(0, fd);
+	NEED_LE(0, fd);
 	/* No VDUSE_VQ_SETUP by this one; dev_new wants all queues set up. */
 	EXPECT_EQ(0, vdpa_dev_new(self->t.name));
 	EXPECT_EQ(0, vdpa_dev_del(self->t.name));
@@ -337,7 +338,7 @@ TEST_F(device, sysfs_bounce_size)
 	EXPECT_EQ(-EINVAL, file_write(path, "many"));
 	EXPECT_EQ(2097152, file_read_long(path));
 	/* Fixed once there is a vDPA device. */
-	ASSERT_EQ(0, vdpa_dev_new(self->t.name));
+	NEED_EQ(0, vdpa_dev_new(self->t.name));
 	EXPECT_EQ(-EPERM, file_write(path, "4194304"));
 	EXPECT_EQ(0, vdpa_dev_del(self->t.name));
 }
@@ -347,14 +348,14 @@ TEST_F(device, sysfs_irq_cb_affinity)
 	char path[VDUSE_NAME_MAX + 64], all[256], now[256];
 
 	strcpy(path, testdev_attr(&self->t, "vq1/irq_cb_affinity"));
-	ASSERT_EQ(0, file_read(path, all, sizeof(all)));
+	NEED_EQ(0, file_read(path, all, sizeof(all)));
 	EXPECT_EQ(0, file_write(path, "1"));
-	ASSERT_EQ(0, file_read(path, now, sizeof(now)));
+	NEED_EQ(0, file_read(path, now, sizeof(now)));
 	EXPECT_EQ(1, strtoul(strrchr(now, ',') ? strrchr(now, ',') + 1 : now,
 			     NULL, 16));
 	EXPECT_EQ(-EINVAL, file_write(path, "0"));
 	EXPECT_EQ(-EINVAL, file_write(path, "zz"));
-	ASSERT_EQ(0, file_read(testdev_attr(&self->t, "vq0/irq_cb_affinity"), now,
+	NEED_EQ(0, file_read(testdev_attr(&self->t, "vq0/irq_cb_affinity"), now,
 			       sizeof(now)));
 	EXPECT_STREQ(all, now);
 }
@@ -391,13 +392,13 @@ TEST_F(vhost, features_go_both_ways)
 			BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_BLK_F_FLUSH);
 	uint64_t got = 0;
 
-	ASSERT_EQ(0, ioctl(self->d.fd, VHOST_GET_FEATURES, &got));
+	NEED_EQ(0, ioctl(self->d.fd, VHOST_GET_FEATURES, &got));
 	EXPECT_EQ(self->t.features, got);
-	ASSERT_EQ(0, vhost_drv_negotiate(&self->d, want));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_DEV_GET_FEATURES, &got));
+	NEED_EQ(0, vhost_drv_negotiate(&self->d, want));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_DEV_GET_FEATURES, &got));
 	EXPECT_EQ(want, got);
-	ASSERT_EQ(0, vhost_drv_set_status(&self->d, 0));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_DEV_GET_FEATURES, &got));
+	NEED_EQ(0, vhost_drv_set_status(&self->d, 0));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_DEV_GET_FEATURES, &got));
 	EXPECT_EQ(0, got);
 }
 
@@ -422,7 +423,7 @@ TEST_F(vhost, status_reaches_the_daemon_in_order)
 	const uint8_t want[] = { 1, 3, 11, 0 };
 
 	for (i = 0; i < ARRAY_LEN(want); i++) {
-		ASSERT_EQ(0, vhost_drv_set_status(&self->d, want[i]));
+		NEED_EQ(0, vhost_drv_set_status(&self->d, want[i]));
 		EXPECT_EQ(want[i], vhost_drv_get_status(&self->d));
 	}
 	for (i = n; i < self->t.nlog; i++) {
@@ -430,7 +431,7 @@ TEST_F(vhost, status_reaches_the_daemon_in_order)
 
 		if (r->type != VDUSE_SET_STATUS)
 			continue;
-		ASSERT_GT(ARRAY_LEN(want), found);
+		NEED_GT(ARRAY_LEN(want), found);
 		EXPECT_EQ(want[found++], r->s.status);
 	}
 	EXPECT_EQ(ARRAY_LEN(want), found);
@@ -440,15 +441,15 @@ TEST_F(vhost, vq_info_shows_the_ring)
 {
 	struct vduse_vq_info info = { .index = 0 };
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	EXPECT_EQ(VHOST_DRV_NUM, info.num);
 	EXPECT_EQ(VHOST_DRV_IOVA + VHOST_DRV_DESC, info.desc_addr);
 	EXPECT_EQ(VHOST_DRV_IOVA + VHOST_DRV_AVAIL, info.driver_addr);
 	EXPECT_EQ(VHOST_DRV_IOVA + VHOST_DRV_USED, info.device_addr);
 	EXPECT_EQ(1, info.ready);
 	info.index = 1;
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	EXPECT_EQ(0, info.ready);
 }
 
@@ -456,9 +457,9 @@ TEST_F(vhost, split_state_both_ways)
 {
 	struct vduse_vq_info info = { .index = 1 };
 
-	ASSERT_EQ(0, vhost_drv_negotiate(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, vhost_drv_set_base(&self->d, 1, 0xabcd));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
+	NEED_EQ(0, vhost_drv_negotiate(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_set_base(&self->d, 1, 0xabcd));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	EXPECT_EQ(0xabcd, info.split.avail_index);
 	/* The daemon answers with its own position. */
 	self->t.vq[1].avail_idx = 0x1234;
@@ -471,11 +472,11 @@ TEST_F(vhost, packed_state_both_ways)
 	struct vduse_vq_info info = { .index = 0 };
 	struct testdev_queue *vq = &self->t.vq[0];
 
-	ASSERT_EQ(0, vhost_drv_negotiate(&self->d, TESTDEV_FEATURES |
+	NEED_EQ(0, vhost_drv_negotiate(&self->d, TESTDEV_FEATURES |
 					 BIT64(VIRTIO_F_RING_PACKED)));
 	/* avail 0x0123 with wrap counter 1, used 0x4567 with 0. */
-	ASSERT_EQ(0, vhost_drv_set_base(&self->d, 0, 0x45678123));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
+	NEED_EQ(0, vhost_drv_set_base(&self->d, 0, 0x45678123));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	EXPECT_EQ(0x0123, info.packed.last_avail_idx);
 	EXPECT_EQ(1, info.packed.last_avail_counter);
 	EXPECT_EQ(0x4567, info.packed.last_used_idx);
@@ -496,10 +497,10 @@ TEST_F(vhost, kick_reaches_the_kickfd)
 
 	self->t.hold_io = true;
 	testdev_poke(&self->t);
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	k.fd = p.fd = eventfd(0, EFD_CLOEXEC);
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_SETUP_KICKFD, &k));
-	ASSERT_EQ(0, poll(&p, 1, 0));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_SETUP_KICKFD, &k));
+	NEED_EQ(0, poll(&p, 1, 0));
 	eventfd_write(self->d.kick, 1);
 	EXPECT_EQ(1, poll(&p, 1, 5000));
 	close(p.fd);
@@ -512,12 +513,12 @@ TEST_F(vhost, kick_before_the_kickfd_is_not_lost)
 
 	self->t.hold_io = true;
 	testdev_poke(&self->t);
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_SETUP_KICKFD, &k));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_SETUP_KICKFD, &k));
 	eventfd_write(self->d.kick, 1);
 	sleep_ms(100);
 	k.fd = p.fd = eventfd(0, EFD_CLOEXEC);
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_SETUP_KICKFD, &k));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_SETUP_KICKFD, &k));
 	EXPECT_EQ(1, poll(&p, 1, 5000));
 	close(p.fd);
 }
@@ -528,10 +529,10 @@ TEST_F(vhost, inject_irq_reaches_the_call_eventfd)
 	uint32_t index = 0;
 
 	self->t.hold_io = true;
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	p.fd = self->d.call;
-	ASSERT_EQ(0, poll(&p, 1, 0));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_INJECT_IRQ, &index));
+	NEED_EQ(0, poll(&p, 1, 0));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_INJECT_IRQ, &index));
 	EXPECT_EQ(1, poll(&p, 1, 5000));
 }
 
@@ -540,11 +541,11 @@ TEST_F(vhost, config_irq_reaches_the_config_eventfd)
 	struct pollfd p = { .events = POLLIN };
 	int config = eventfd(0, EFD_CLOEXEC);
 
-	ASSERT_EQ(0, ioctl(self->d.fd, VHOST_VDPA_SET_CONFIG_CALL, &config));
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, ioctl(self->d.fd, VHOST_VDPA_SET_CONFIG_CALL, &config));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	p.fd = config;
-	ASSERT_EQ(0, poll(&p, 1, 0));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_DEV_INJECT_CONFIG_IRQ));
+	NEED_EQ(0, poll(&p, 1, 0));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_DEV_INJECT_CONFIG_IRQ));
 	EXPECT_EQ(1, poll(&p, 1, 5000));
 	close(config);
 }
@@ -557,19 +558,19 @@ TEST_F(vhost, iotlb_entry_is_the_driver_s_memory)
 	int fd;
 
 	memcpy(self->d.mem + 0x3000, "from the driver", 16);
-	ASSERT_EQ(0, vhost_drv_map(&self->d, 0x100000, self->d.mem + 0x2000,
+	NEED_EQ(0, vhost_drv_map(&self->d, 0x100000, self->d.mem + 0x2000,
 				   0x8000, VHOST_ACCESS_RW));
 	e.start = 0x101000;
 	e.last = 0x101fff;
 	fd = ioctl(self->t.fd, VDUSE_IOTLB_GET_FD, &e);
-	ASSERT_LE(0, fd);
+	NEED_LE(0, fd);
 	EXPECT_EQ(0x100000, e.start);
 	EXPECT_EQ(0x107fff, e.last);
 	EXPECT_EQ(0x2000, e.offset);
 	EXPECT_EQ(VDUSE_ACCESS_RW, e.perm);
 	map = mmap(NULL, 0x8000, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
 		   (off_t)e.offset);
-	ASSERT_TRUE(map != MAP_FAILED);
+	NEED_TRUE(map != MAP_FAILED);
 	EXPECT_STREQ("from the driver", (char *)map + 0x1000);
 	memcpy(map + 0x1000, "from the daemon", 16);
 	EXPECT_STREQ("from the daemon", (char *)self->d.mem + 0x3000);
@@ -578,7 +579,7 @@ TEST_F(vhost, iotlb_entry_is_the_driver_s_memory)
 
 	info.start = 0x100000;
 	info.last = 0x100000;
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_GET_INFO, &info));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_GET_INFO, &info));
 	EXPECT_EQ(0x100000, info.start);
 	EXPECT_EQ(0x107fff, info.last);
 	EXPECT_EQ(0, info.capability);
@@ -589,10 +590,10 @@ TEST_F(vhost, iotlb_get_fd_takes_a_range_that_spans_a_hole)
 	struct vduse_iotlb_entry e = { .start = 0, .last = ~UINT64_C(0) };
 	int fd;
 
-	ASSERT_EQ(0, vhost_drv_map(&self->d, 0x500000, self->d.mem, 0x1000,
+	NEED_EQ(0, vhost_drv_map(&self->d, 0x500000, self->d.mem, 0x1000,
 				   VHOST_ACCESS_RW));
 	fd = ioctl(self->t.fd, VDUSE_IOTLB_GET_FD, &e);
-	ASSERT_LE(0, fd);
+	NEED_LE(0, fd);
 	EXPECT_EQ(0x500000, e.start);
 	EXPECT_EQ(0x500fff, e.last);
 	close(fd);
@@ -615,10 +616,10 @@ TEST_F(vhost, iotlb_permissions)
 		struct vduse_iotlb_entry e = { .start = iova, .last = iova };
 		int fd;
 
-		ASSERT_EQ(0, vhost_drv_map(&self->d, iova, self->d.mem, 0x1000,
+		NEED_EQ(0, vhost_drv_map(&self->d, iova, self->d.mem, 0x1000,
 					   row[i].perm));
 		fd = ioctl(self->t.fd, VDUSE_IOTLB_GET_FD, &e);
-		ASSERT_LE(0, fd);
+		NEED_LE(0, fd);
 		EXPECT_EQ(row[i].perm, e.perm);
 		close(fd);
 	}
@@ -629,11 +630,11 @@ TEST_F(vhost, unmap_tells_the_daemon_and_removes_the_entry)
 	struct vduse_iotlb_entry e = { .start = 0x100000, .last = 0x100000 };
 	unsigned int n;
 
-	ASSERT_EQ(0, vhost_drv_map(&self->d, 0x100000, self->d.mem, 0x1000,
+	NEED_EQ(0, vhost_drv_map(&self->d, 0x100000, self->d.mem, 0x1000,
 				   VHOST_ACCESS_RW));
 	n = self->t.nlog;
-	ASSERT_EQ(0, vhost_drv_unmap(&self->d, 0x100000, 0x1000));
-	ASSERT_EQ(1, testdev_logged(&self->t, VDUSE_UPDATE_IOTLB, n));
+	NEED_EQ(0, vhost_drv_unmap(&self->d, 0x100000, 0x1000));
+	NEED_EQ(1, testdev_logged(&self->t, VDUSE_UPDATE_IOTLB, n));
 	EXPECT_GE(0x100000, self->t.log[n % TESTDEV_LOG].iova.start);
 	EXPECT_LE(0x100fff, self->t.log[n % TESTDEV_LOG].iova.last);
 	EXPECT_EQ(-EINVAL, sys(ioctl(self->t.fd, VDUSE_IOTLB_GET_FD, &e)));
@@ -643,7 +644,7 @@ TEST_F(vhost, request_and_reserved_fields_are_zero)
 {
 	unsigned int i, j;
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	for (i = 0; i < self->t.nlog; i++)
 		for (j = 0; j < 4; j++)
 			EXPECT_EQ(0, self->t.log[i].reserved[j]);
@@ -696,10 +697,10 @@ TEST_F(virtio, data_both_ways)
 
 	for (i = 0; i < 65536; i++)
 		buf[i] = (unsigned char)(i * 7 + i / 256);
-	ASSERT_EQ(0, disk_io(self->disk, true, buf, 65536, 8192));
+	NEED_EQ(0, disk_io(self->disk, true, buf, 65536, 8192));
 	EXPECT_EQ(0, memcmp(self->t.disk + 8192, buf, 65536));
 	memset(self->t.disk + 8192, 0x5a, 512);
-	ASSERT_EQ(0, disk_io(self->disk, false, buf, 65536, 8192));
+	NEED_EQ(0, disk_io(self->disk, false, buf, 65536, 8192));
 	EXPECT_EQ(0, memcmp(self->t.disk + 8192, buf, 65536));
 	free(buf);
 }
@@ -710,12 +711,12 @@ TEST_F(virtio, bounce_memory_is_one_entry_that_umem_may_replace)
 	struct vduse_iotlb_entry e = { 0 };
 	int fd;
 
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_GET_INFO, &info));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_GET_INFO, &info));
 	EXPECT_EQ(0, info.start);
 	EXPECT_EQ((64 << 20) - 1, info.last);
 	EXPECT_EQ(VDUSE_IOVA_CAP_UMEM, info.capability);
 	fd = ioctl(self->t.fd, VDUSE_IOTLB_GET_FD, &e);
-	ASSERT_LE(0, fd);
+	NEED_LE(0, fd);
 	EXPECT_EQ(0, e.start);
 	EXPECT_EQ((64 << 20) - 1, e.last);
 	EXPECT_EQ(VDUSE_ACCESS_RW, e.perm);
@@ -727,12 +728,12 @@ TEST_F(virtio, rings_are_entries_of_their_own)
 	struct vduse_vq_info vq = { .index = 1 };
 	struct vduse_iova_info info = { 0 };
 
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &vq));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &vq));
 	EXPECT_EQ(1, vq.ready);
 	EXPECT_EQ(64, vq.num);
 	EXPECT_LE(64 << 20, vq.desc_addr);
 	info.start = info.last = vq.desc_addr;
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_GET_INFO, &info));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_GET_INFO, &info));
 	EXPECT_EQ(0, info.capability);
 	EXPECT_GE(vq.desc_addr, info.start);
 	EXPECT_LE(vq.desc_addr + 16 * 64 - 1, info.last);
@@ -749,8 +750,8 @@ TEST_F(virtio, config_change_resizes_the_disk)
 
 	snprintf(path, sizeof(path), "/sys/block/%s/size", self->disk + 5);
 	EXPECT_EQ(8192, file_read_long(path));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_DEV_SET_CONFIG, &c));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_DEV_INJECT_CONFIG_IRQ));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_DEV_SET_CONFIG, &c));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_DEV_INJECT_CONFIG_IRQ));
 	while (file_read_long(path) != 1024 && now_ms() < end)
 		sleep_ms(10);
 	EXPECT_EQ(1024, file_read_long(path));
@@ -767,11 +768,11 @@ TEST_F(virtio, irq_affinity_to_each_cpu_still_completes)
 		for (q = 0; q < 2; q++) {
 			snprintf(attr, sizeof(attr), "vq%d/irq_cb_affinity", q);
 			snprintf(mask, sizeof(mask), "%x", 1u << cpu);
-			ASSERT_EQ(0, file_write(testdev_attr(&self->t, attr),
+			NEED_EQ(0, file_write(testdev_attr(&self->t, attr),
 						mask));
 		}
 		for (i = 0; i < 20; i++)
-			ASSERT_EQ(0, disk_io(self->disk, i & 1, buf, 4096, 0));
+			NEED_EQ(0, disk_io(self->disk, i & 1, buf, 4096, 0));
 	}
 	free(buf);
 }

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
+#include "need.h"
 #include "testdev.h"
 #include "util.h"
 #include "vdpa_bus.h"
@@ -146,7 +147,7 @@ TEST_F(umem, data_goes_through_it)
 	long before = pinned_kib();
 
 	memset(self->mem, 0, BOUNCE);
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_REG_UMEM, &self->arg));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_REG_UMEM, &self->arg));
 	EXPECT_EQ(before + BOUNCE / 1024, pinned_kib());
 
 	/* The daemon's mapping of the bounce buffer is of no use any more. */
@@ -154,29 +155,29 @@ TEST_F(umem, data_goes_through_it)
 	testdev_close(&self->t);
 	/* Closing the device deregisters. */
 	EXPECT_EQ(before, pinned_kib());
-	ASSERT_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_open(&self->t));
 	self->t.umem = self->mem;
 	self->t.umem_size = BOUNCE;
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_REG_UMEM, &self->arg));
-	ASSERT_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_REG_UMEM, &self->arg));
+	NEED_EQ(0, testdev_start(&self->t));
 
 	fill(buf, 65536, 3);
-	ASSERT_EQ(0, disk_io(self->disk, true, buf, 65536, 4096));
+	NEED_EQ(0, disk_io(self->disk, true, buf, 65536, 4096));
 	EXPECT_EQ(0, memcmp(self->t.disk + 4096, buf, 65536));
 	EXPECT_TRUE(contains(self->mem, buf));
 	fill(self->t.disk, 65536, 99);
-	ASSERT_EQ(0, disk_io(self->disk, false, buf, 65536, 0));
+	NEED_EQ(0, disk_io(self->disk, false, buf, 65536, 0));
 	EXPECT_EQ(0, memcmp(self->t.disk, buf, 65536));
 	EXPECT_TRUE(contains(self->mem, buf));
 
 	testdev_stop(&self->t);
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_DEREG_UMEM, &self->arg));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_DEREG_UMEM, &self->arg));
 	EXPECT_EQ(before, pinned_kib());
 	testdev_close(&self->t);
 	self->t.umem = NULL;
-	ASSERT_EQ(0, testdev_open(&self->t));
-	ASSERT_EQ(0, testdev_start(&self->t));
-	ASSERT_EQ(0, disk_io(self->disk, false, buf, 65536, 0));
+	NEED_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, disk_io(self->disk, false, buf, 65536, 0));
 	EXPECT_EQ(0, memcmp(self->t.disk, buf, 65536));
 	free(buf);
 }
@@ -187,9 +188,9 @@ TEST_F(umem, register_and_deregister_repeatedly)
 	int i;
 
 	for (i = 0; i < 10; i++) {
-		ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_REG_UMEM,
+		NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_REG_UMEM,
 				   &self->arg));
-		ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_DEREG_UMEM,
+		NEED_EQ(0, ioctl(self->t.fd, VDUSE_IOTLB_DEREG_UMEM,
 				   &self->arg));
 	}
 	EXPECT_EQ(before, pinned_kib());
@@ -237,7 +238,7 @@ TEST_F(umem, change_with_requests_queued)
 
 	for (i = 0; i < 3; i++) {
 		w[i] = (struct worker){ self->disk, (off_t)i << 20 };
-		ASSERT_EQ(0, async_start(&a[i], work, &w[i]));
+		NEED_EQ(0, async_start(&a[i], work, &w[i]));
 	}
 	for (n = 0; n < 20; n++) {
 		bool reg = n % 2 == 0;
@@ -245,12 +246,12 @@ TEST_F(umem, change_with_requests_queued)
 		sleep_ms(20);
 		testdev_stop(&self->t);
 		sleep_ms(5);
-		ASSERT_EQ(0, ioctl(self->t.fd, reg ? VDUSE_IOTLB_REG_UMEM :
+		NEED_EQ(0, ioctl(self->t.fd, reg ? VDUSE_IOTLB_REG_UMEM :
 						     VDUSE_IOTLB_DEREG_UMEM,
 				   &self->arg));
 		/* Regions are mapped anew from the right memory. */
 		testdev_remap(&self->t, reg ? self->mem : NULL, BOUNCE);
-		ASSERT_EQ(0, testdev_start(&self->t));
+		NEED_EQ(0, testdev_start(&self->t));
 		testdev_kick_all(&self->t);
 	}
 	for (i = 0; i < 3; i++)
@@ -289,16 +290,16 @@ TEST_F(umem, careless_daemon_harms_only_itself)
 	pid = fork();
 	if (!pid)
 		careless_daemon(&self->t, &self->arg);
-	ASSERT_EQ(0, async_start(&a, work, &w));
-	ASSERT_EQ(pid, waitpid(pid, NULL, 0));
+	NEED_EQ(0, async_start(&a, work, &w));
+	NEED_EQ(pid, waitpid(pid, NULL, 0));
 	w.stop = true;
 	EXPECT_EQ(0, vdpa_dev_del(self->t.name));
 	TH_LOG("the worker ended with %ld", async_join(&a));
 
-	ASSERT_EQ(0, testdev_open(&self->t));
-	ASSERT_EQ(0, testdev_start(&self->t));
-	ASSERT_EQ(0, vdpa_dev_add(self->t.name, "virtio_vdpa"));
-	ASSERT_EQ(0, vdpa_blk_path(self->t.name, self->disk,
+	NEED_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, vdpa_dev_add(self->t.name, "virtio_vdpa"));
+	NEED_EQ(0, vdpa_blk_path(self->t.name, self->disk,
 				   sizeof(self->disk), 5000));
 	memset(buf, 'c', 4096);
 	EXPECT_EQ(0, disk_io(self->disk, true, buf, 4096, 0));
@@ -321,10 +322,10 @@ TEST_F(umem, killed_daemon_leaves_nothing_pinned)
 			raise(SIGKILL);
 		_exit(1);
 	}
-	ASSERT_EQ(pid, waitpid(pid, &status, 0));
-	ASSERT_TRUE(WIFSIGNALED(status));
-	ASSERT_EQ(0, testdev_open(&self->t));
-	ASSERT_EQ(0, testdev_start(&self->t));
+	NEED_EQ(pid, waitpid(pid, &status, 0));
+	NEED_TRUE(WIFSIGNALED(status));
+	NEED_EQ(0, testdev_open(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
 	memset(buf, 'k', 4096);
 	EXPECT_EQ(0, disk_io(self->disk, true, buf, 4096, 0));
 	EXPECT_EQ('k', self->t.disk[0]);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
+#include "need.h"
 #include "testdev.h"
 #include "util.h"
 #include "vdpa_bus.h"
@@ -56,7 +57,7 @@ TEST_F(vhost_vdpa, request_of_each_type)
 {
 	unsigned char *data, want[8192];
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	data = self->d.mem + VHOST_DRV_DATA;
 
 	fill(want, sizeof(want), 1);
@@ -83,12 +84,12 @@ TEST_F(vhost_vdpa, many_requests_wrap_the_ring)
 {
 	unsigned int i, n = VHOST_DRV_NUM * 20;
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	for (i = 0; i < n; i++) {
 		self->d.mem[VHOST_DRV_DATA] = (unsigned char)i;
-		ASSERT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_OUT,
+		NEED_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_OUT,
 					       i % 64, 512, 3000));
-		ASSERT_EQ((unsigned char)i, self->t.disk[i % 64 * 512]);
+		NEED_EQ((unsigned char)i, self->t.disk[i % 64 * 512]);
 	}
 	EXPECT_EQ(n, self->t.served);
 }
@@ -98,21 +99,21 @@ TEST_F(vhost_vdpa, stop_asks_for_the_index_and_starts_from_it)
 	unsigned int i;
 	long base;
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	for (i = 0; i < 5; i++)
-		ASSERT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0,
+		NEED_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0,
 					       512, 3000));
 	base = vhost_drv_get_base(&self->d, 0);
 	EXPECT_EQ(5, base);
-	ASSERT_EQ(0, vhost_drv_set_status(&self->d, 0));
+	NEED_EQ(0, vhost_drv_set_status(&self->d, 0));
 	EXPECT_EQ(0, vhost_drv_get_status(&self->d));
 	vhost_drv_unmap(&self->d, VHOST_DRV_IOVA, VHOST_DRV_MEM);
 
 	/* The ring's memory still counts from there. */
-	ASSERT_EQ(0, vhost_drv_negotiate(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, vhost_drv_setup_vq(&self->d));
-	ASSERT_EQ(0, vhost_drv_set_base(&self->d, 0, (uint32_t)base));
-	ASSERT_EQ(0, vhost_drv_set_status(&self->d, 15));
+	NEED_EQ(0, vhost_drv_negotiate(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_setup_vq(&self->d));
+	NEED_EQ(0, vhost_drv_set_base(&self->d, 0, (uint32_t)base));
+	NEED_EQ(0, vhost_drv_set_status(&self->d, 15));
 	EXPECT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512,
 				       3000));
 	EXPECT_EQ(6, vhost_drv_get_base(&self->d, 0));
@@ -123,9 +124,9 @@ TEST_F(vhost_vdpa, reset_stops_the_device)
 	struct vduse_vq_info info = { .index = 0 };
 	uint32_t index = 0;
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, vhost_drv_set_status(&self->d, 0));
-	ASSERT_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_set_status(&self->d, 0));
+	NEED_EQ(0, ioctl(self->t.fd, VDUSE_VQ_GET_INFO, &info));
 	EXPECT_EQ(0, info.ready);
 	EXPECT_EQ(0, info.num);
 	EXPECT_EQ(0, info.desc_addr);
@@ -139,12 +140,12 @@ TEST_F(vhost_vdpa, close_resets_and_reopen_works)
 	int i;
 
 	for (i = 0; i < 3; i++) {
-		ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
-		ASSERT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0,
+		NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+		NEED_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0,
 					       512, 3000));
 		vhost_drv_close(&self->d);
 		EXPECT_EQ(0, self->t.status);
-		ASSERT_EQ(0, vhost_drv_open(&self->d, self->t.name));
+		NEED_EQ(0, vhost_drv_open(&self->d, self->t.name));
 	}
 }
 
@@ -152,14 +153,14 @@ TEST_F(vhost_vdpa, memory_of_the_driver_is_gone_after_unmap)
 {
 	unsigned char byte;
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
-	ASSERT_EQ(0, vhost_drv_set_status(&self->d, 0));
-	ASSERT_EQ(0, vhost_drv_unmap(&self->d, VHOST_DRV_IOVA, VHOST_DRV_MEM));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
+	NEED_EQ(0, vhost_drv_set_status(&self->d, 0));
+	NEED_EQ(0, vhost_drv_unmap(&self->d, VHOST_DRV_IOVA, VHOST_DRV_MEM));
 	testdev_stop(&self->t);
 	EXPECT_EQ(-EFAULT, testdev_copy(&self->t, VHOST_DRV_IOVA, &byte, 1,
 					false));
-	ASSERT_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
 }
 
 TEST_F(vhost_vdpa, driver_memory_in_several_pieces)
@@ -169,7 +170,7 @@ TEST_F(vhost_vdpa, driver_memory_in_several_pieces)
 
 	/* Every other page, in reverse order of memory. */
 	for (i = 0; i < n; i++)
-		ASSERT_EQ(0, vhost_drv_map(&self->d, 0x10000 + 0x2000 * i,
+		NEED_EQ(0, vhost_drv_map(&self->d, 0x10000 + 0x2000 * i,
 					   p + 0x1000 * (n - 1 - i), 0x1000,
 					   VHOST_ACCESS_RW));
 	for (i = 0; i < n; i++)
@@ -185,12 +186,12 @@ TEST_F(vhost_vdpa, driver_memory_in_several_pieces)
 						0x11000 + 0x2000 * i, &byte, 1,
 						false));
 	}
-	ASSERT_EQ(0, testdev_start(&self->t));
+	NEED_EQ(0, testdev_start(&self->t));
 }
 
 TEST_F(vhost_vdpa, overlapping_map_is_refused)
 {
-	ASSERT_EQ(0, vhost_drv_map(&self->d, 0x10000, self->d.mem, 0x2000,
+	NEED_EQ(0, vhost_drv_map(&self->d, 0x10000, self->d.mem, 0x2000,
 				   VHOST_ACCESS_RW));
 	EXPECT_EQ(-EFAULT, vhost_drv_map(&self->d, 0x11000, self->d.mem, 0x2000,
 					 VHOST_ACCESS_RW) ? -EFAULT : 0);
@@ -200,17 +201,17 @@ TEST_F(vhost_vdpa, unbind_and_other_driver)
 {
 	char disk[64];
 
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
-	ASSERT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
 	vhost_drv_close(&self->d);
-	ASSERT_EQ(0, vdpa_unbind(self->t.name, "vhost_vdpa"));
-	ASSERT_EQ(0, vdpa_bind(self->t.name, "virtio_vdpa"));
-	ASSERT_EQ(0, vdpa_blk_path(self->t.name, disk, sizeof(disk), 5000));
-	ASSERT_EQ(0, vdpa_unbind(self->t.name, "virtio_vdpa"));
+	NEED_EQ(0, vdpa_unbind(self->t.name, "vhost_vdpa"));
+	NEED_EQ(0, vdpa_bind(self->t.name, "virtio_vdpa"));
+	NEED_EQ(0, vdpa_blk_path(self->t.name, disk, sizeof(disk), 5000));
+	NEED_EQ(0, vdpa_unbind(self->t.name, "virtio_vdpa"));
 	EXPECT_NE(0, access(disk, F_OK));
-	ASSERT_EQ(0, vdpa_bind(self->t.name, "vhost_vdpa"));
-	ASSERT_EQ(0, vhost_drv_open(&self->d, self->t.name));
-	ASSERT_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
+	NEED_EQ(0, vdpa_bind(self->t.name, "vhost_vdpa"));
+	NEED_EQ(0, vhost_drv_open(&self->d, self->t.name));
+	NEED_EQ(0, vhost_drv_start(&self->d, TESTDEV_FEATURES));
 	EXPECT_EQ(0, vhost_drv_request(&self->d, VIRTIO_BLK_T_IN, 0, 512, 3000));
 }
 
