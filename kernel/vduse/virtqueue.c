@@ -305,6 +305,8 @@ int vduse_vq_create(struct vduse_dev *dev, u16 index,
 	INIT_WORK(&vq->irq_work, vq_irq_work);
 	cpumask_copy(&vq->affinity, cpu_possible_mask);
 	vduse_inflight_init(&vq->inflight);
+	vq->inflight.name = vduse_dev_name(dev);
+	vq->inflight.index = index;
 
 	ret = kobject_init_and_add(&vq->kobj, &vduse_vq_ktype, &dev->dev.kobj,
 				   "vq%u", index);
