@@ -750,6 +750,40 @@ static void test_short_header(void **state)
 	end(&f);
 }
 
+/* Requests take turns in one slot of the pool: nothing of one is left for the next. */
+static void test_slot_reuse(void **state)
+{
+	static const struct request_row zeroes = { .ranges = { { 8, 8, 1 }, { 32, 8, 1 } } };
+	struct setup setup = { 0 };
+	struct fixture f;
+	struct request r;
+
+	(void)state;
+	begin(&f, &setup);
+	r = make(&f, 0, VIRTIO_BLK_T_WRITE_ZEROES, 0, 32, 0);
+	put_ranges(&r, &zeroes);
+	add(&f, &r);
+	run(&f);
+	assert_int_equal(status_of(&r), VIRTIO_BLK_S_OK);
+	assert_int_equal(f.fake.submitted, 2);
+	r = make(&f, 0, VIRTIO_BLK_T_OUT, 8, 512, 0);
+	memset(r.out + 16, 0x77, 512);
+	add(&f, &r);
+	kick(&f);
+	assert_int_equal(f.fake.num_pending, 1);
+	assert_int_equal(f.fake.pending[0]->flags, 0);
+	run(&f);
+	assert_int_equal(f.fake.submitted, 3);
+	r = make(&f, 0, VIRTIO_BLK_T_IN, 8, 0, 1024);
+	add(&f, &r);
+	run(&f);
+	assert_int_equal(f.fake.submitted, 4);
+	assert_int_equal(r.used_len, 1025);
+	assert_int_equal(r.in[511], 0x77);
+	assert_int_equal(r.in[512], 0);
+	end(&f);
+}
+
 /* --- batches, order, notifications --- */
 
 static void test_out_of_order(void **state)
@@ -1274,6 +1308,7 @@ int main(void)
 		cmocka_unit_test(test_framing),
 		cmocka_unit_test(test_seg_max),
 		cmocka_unit_test(test_short_header),
+		cmocka_unit_test(test_slot_reuse),
 		cmocka_unit_test(test_out_of_order),
 		cmocka_unit_test(test_notifications),
 		cmocka_unit_test(test_late_arrival),
