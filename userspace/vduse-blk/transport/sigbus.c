@@ -52,7 +52,7 @@ static bool is_guarded(uintptr_t addr)
 static void handle_sigbus(int sig, siginfo_t *info, void *context)
 {
 	static const char text[] =
-		"<4>warning: memory that the driver named has vanished, replaced with an empty page\n";
+		"warning: memory that the driver named has vanished, replaced with an empty page\n";
 	const uintptr_t addr = (uintptr_t)info->si_addr;
 	const int saved = errno;
 	void *page = (void *)(addr & ~(page_size - 1));

@@ -181,8 +181,9 @@ static void notify_driver(void *opaque, unsigned int index)
 static void needs_reset(void *opaque, unsigned int index, const char *reason)
 {
 	(void)opaque;
-	log_error("virtqueue %u stays stopped until the driver resets the device: %s", index,
-		  reason);
+	(void)reason;
+	log_warning_ratelimited("virtqueue %u stays stopped until the driver resets the device",
+				index);
 }
 
 static const struct vblk_transport_ops transport_ops = {
@@ -274,7 +275,7 @@ static int start(struct vduse_queue *q)
 	}
 	err = vblk_queue_start(q->vblk, &params, &e);
 	if (err) {
-		log_error("virtqueue %u: %s", q->params.index, e.text);
+		log_error("cannot serve the ring: %s", e.text);
 		return err;
 	}
 	/* A pause for a new address space must not swallow an interrupt. */
@@ -453,8 +454,12 @@ static int thread_start(struct vduse_queue *q, struct error *e)
 	sigset_t all, old;
 	int err;
 
-	/* Signals are the main thread's: its signalfd has to see them. */
+	/*
+	 * Signals are the main thread's: its signalfd has to see them. A fault
+	 * that is blocked would kill, whatever its handler does (sigbus.h).
+	 */
 	sigfillset(&all);
+	sigdelset(&all, SIGBUS);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	err = pthread_create(&q->thread, NULL, thread_main, q);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
