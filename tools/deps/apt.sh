@@ -79,13 +79,16 @@ apt_for()
 
 	(
 		lock "apt-$arch"
-		if [ -n "$(find "$dir/updated" -mmin -$apt_max_age 2>/dev/null)" ]; then
+		# The configuration has absolute paths: a checkout that was moved
+		# needs a new one.
+		if [ -n "$(find "$dir/updated" -mmin -$apt_max_age 2>/dev/null)" ] &&
+			[ "$(<"$dir/updated")" = "$dir" ]; then
 			exit 0
 		fi
 		step "package lists of Debian for $arch"
 		apt_configure "$arch" "$dir"
 		if APT_CONFIG=$dir/apt.conf apt-get -q update >"$dir/update.log" 2>&1; then
-			touch "$dir/updated"
+			echo "$dir" >"$dir/updated"
 		elif [ -e "$dir/updated" ]; then
 			say "could not renew the package lists (see $dir/update.log); going on with the old ones"
 		else
