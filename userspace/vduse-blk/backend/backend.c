@@ -11,9 +11,9 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define MIN_BLOCK_SIZE 512
-#define DEFAULT_QUEUE_DEPTH 128
-#define MAX_QUEUE_DEPTH 4096
+#define MIN_BLOCK_SIZE		   512
+#define DEFAULT_QUEUE_DEPTH	   128
+#define MAX_QUEUE_DEPTH		   4096
 #define DEFAULT_CONNECT_TIMEOUT_MS 10000
 
 static const struct backend_ops *const all_ops[] = {
@@ -77,7 +77,8 @@ static int choose_block_size(struct backend_info *info, const struct backend_opt
 		return err_set(e, EINVAL, "the size is zero");
 	if (info->size % info->block_size)
 		return err_set(e, EINVAL,
-			       "the size, %" PRIu64 " bytes, is not a multiple of the block size, %u",
+			       "the size, %" PRIu64
+			       " bytes, is not a multiple of the block size, %u",
 			       info->size, info->block_size);
 	if (!is_power_of_2(info->preferred_block) || info->preferred_block < info->block_size)
 		info->preferred_block = max(info->block_size, 4096u);

@@ -32,49 +32,51 @@ struct backend_queue;
 struct backend_request;
 
 #define BACKEND_F_READ_ONLY (1u << 0) /* writes are refused */
-#define BACKEND_F_FLUSH (1u << 1) /* has a volatile cache, BACKEND_FLUSH empties it */
-#define BACKEND_F_FUA (1u << 2) /* BACKEND_REQ_FUA costs no flush; without it the backend flushes by itself */
-#define BACKEND_F_DISCARD (1u << 3)
+#define BACKEND_F_FLUSH	    (1u << 1) /* has a volatile cache, BACKEND_FLUSH empties it */
+#define BACKEND_F_FUA \
+	(1u << 2) /* BACKEND_REQ_FUA costs no flush; without it the backend flushes by itself */
+#define BACKEND_F_DISCARD      (1u << 3)
 #define BACKEND_F_WRITE_ZEROES (1u << 4)
-#define BACKEND_F_MULTI_CONN (1u << 5) /* one connection a queue */
-#define BACKEND_F_ROTATIONAL (1u << 6)
+#define BACKEND_F_MULTI_CONN   (1u << 5) /* one connection a queue */
+#define BACKEND_F_ROTATIONAL   (1u << 6)
 
 /* Logical blocks may not be larger than this: Linux takes no more than a page. */
 #define BACKEND_MAX_BLOCK_SIZE 4096
 
 struct backend_info {
-	uint64_t size; /* bytes; a multiple of block_size */
-	uint32_t block_size; /* logical block: 512...4096, power of two */
-	uint32_t min_block; /* what the storage itself needs, <= block_size */
+	uint64_t size;		  /* bytes; a multiple of block_size */
+	uint32_t block_size;	  /* logical block: 512...4096, power of two */
+	uint32_t min_block;	  /* what the storage itself needs, <= block_size */
 	uint32_t preferred_block; /* optimal I/O size; power of two >= block_size */
 	uint32_t max_block; /* largest payload in one piece; larger requests are split by the backend */
-	uint32_t max_discard; /* bytes of one discard that need no splitting */
+	uint32_t max_discard;	   /* bytes of one discard that need no splitting */
 	uint32_t max_write_zeroes; /* likewise */
-	uint32_t flags; /* BACKEND_F_* */
-	unsigned int connections; /* 0: local */
+	uint32_t flags;		   /* BACKEND_F_* */
+	unsigned int connections;  /* 0: local */
 	char description[160]; /* for log and status: where the data is and what was negotiated */
 };
 
 struct backend_options {
-	bool read_only; /* never write, whatever the storage allows */
-	uint32_t block_size; /* logical block size wanted; 0: the smallest that is possible */
-	unsigned int queues; /* how many will be created; 0: 1 */
+	bool read_only;		  /* never write, whatever the storage allows */
+	uint32_t block_size;	  /* logical block size wanted; 0: the smallest that is possible */
+	unsigned int queues;	  /* how many will be created; 0: 1 */
 	unsigned int queue_depth; /* requests in flight per queue that need not wait; 0: 128 */
 	unsigned int connect_timeout_ms; /* connect and handshake; 0: 10 s */
-	bool single_connection; /* share one even if the server allows several */
+	bool single_connection;		 /* share one even if the server allows several */
 };
 
 enum backend_op {
 	BACKEND_READ,
 	BACKEND_WRITE,
-	BACKEND_FLUSH, /* covers every write whose done() came before submit() */
+	BACKEND_FLUSH,	 /* covers every write whose done() came before submit() */
 	BACKEND_DISCARD, /* content is undefined afterwards */
 	BACKEND_WRITE_ZEROES,
 	_BACKEND_OP_MAX,
 	_BACKEND_OP_INVALID = -1,
 };
 
-#define BACKEND_REQ_FUA (1u << 0) /* on stable storage before done(); writes, write-zeroes, discard */
+#define BACKEND_REQ_FUA \
+	(1u << 0) /* on stable storage before done(); writes, write-zeroes, discard */
 #define BACKEND_REQ_MAY_UNMAP (1u << 1) /* write-zeroes: a hole will do */
 
 /*
@@ -83,9 +85,9 @@ enum backend_op {
  */
 struct backend_request {
 	enum backend_op op;
-	uint32_t flags; /* BACKEND_REQ_* */
-	uint64_t offset; /* bytes */
-	uint64_t length; /* bytes, > 0 except for BACKEND_FLUSH */
+	uint32_t flags;		 /* BACKEND_REQ_* */
+	uint64_t offset;	 /* bytes */
+	uint64_t length;	 /* bytes, > 0 except for BACKEND_FLUSH */
 	const struct iovec *iov; /* READ, WRITE: describes at least @length bytes */
 	unsigned int niov;
 	/*

@@ -24,7 +24,7 @@
 
 /* The kernel moves no more in one operation. */
 #define MAX_RW_BYTES 0x7ffff000u
-#define ZERO_BYTES (64 * 1024)
+#define ZERO_BYTES   (64 * 1024)
 
 struct file_backend {
 	struct backend common;

@@ -50,7 +50,7 @@ struct nbd_backend {
 	unsigned int naddrs;
 	char *export_name;
 	struct nbd_export export;
-	int spare_fd; /* negotiated connection that waits for queue 0 */
+	int spare_fd;		   /* negotiated connection that waits for queue 0 */
 	struct nbd_queue **queues; /* options.queues; set by each queue's own thread */
 };
 
@@ -213,8 +213,7 @@ static int queue_connect(struct nbd_backend *b, struct nbd_queue *q, struct erro
 {
 	struct nbd_conn_params params = {
 		.export_name = b->export_name,
-		.depth = b->options.queue_depth *
-			 (shares_connection(b) ? b->options.queues : 1),
+		.depth = b->options.queue_depth * (shares_connection(b) ? b->options.queues : 1),
 		.timeout_ms = b->options.connect_timeout_ms,
 		.finished = finished,
 		.owner = q,

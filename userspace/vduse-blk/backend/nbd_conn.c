@@ -36,8 +36,8 @@
 
 /* A payload whose missing part is at least this large is received in place. */
 #define DIRECT_THRESHOLD (16 * 1024)
-#define MAX_PAYLOAD (32u << 20)
-#define BLOCK 512
+#define MAX_PAYLOAD	 (32u << 20)
+#define BLOCK		 512
 
 enum conn_phase {
 	CONN_HANDSHAKE,
@@ -57,7 +57,7 @@ struct slot {
 	struct stream_seg seg;
 	struct nbd_conn *conn;
 	struct backend_request *req; /* NULL: free */
-	uint64_t skip; /* of the piece's first byte within the request */
+	uint64_t skip;		     /* of the piece's first byte within the request */
 	uint32_t index;
 	uint32_t generation;
 	bool sent;
@@ -77,7 +77,7 @@ struct rx {
 	enum rx_state state;
 	struct slot *slot;
 	struct nbd_reply reply;
-	size_t skip; /* where in the request's memory the next byte goes */
+	size_t skip;   /* where in the request's memory the next byte goes */
 	uint32_t left; /* bytes of payload or tail that are missing */
 	uint8_t tail[NBD_ERROR_TAIL_MAX];
 };
@@ -98,9 +98,9 @@ struct nbd_conn {
 	struct stream_addr addr;
 	enum conn_phase phase;
 	bool connected;
-	bool closed; /* nothing of the stream is left */
+	bool closed;	    /* nothing of the stream is left */
 	bool shutting_down; /* the server has said so */
-	int end; /* what the stream ended with */
+	int end;	    /* what the stream ended with */
 	struct error error; /* why, if that is known better */
 	struct loop_timer timer;
 
@@ -162,7 +162,8 @@ static void finish(struct nbd_conn *conn, struct backend_request *req, int error
 static void pieces_done(struct nbd_conn *conn, struct backend_request *req)
 {
 	bool emulate_fua = (req->flags & BACKEND_REQ_FUA) && req->stage == STAGE_DATA &&
-			   (req->op != BACKEND_FLUSH) && !(conn->export.flags & NBD_FLAG_SEND_FUA) &&
+			   (req->op != BACKEND_FLUSH) &&
+			   !(conn->export.flags & NBD_FLAG_SEND_FUA) &&
 			   (conn->export.flags & NBD_FLAG_SEND_FLUSH);
 
 	if (!req->error && emulate_fua && conn->phase == CONN_TRANSMISSION) {
@@ -247,8 +248,10 @@ static void slot_sent(struct stream_seg *seg)
 static uint16_t wire_type(const struct backend_request *req)
 {
 	static const uint16_t types[_BACKEND_OP_MAX] = {
-		[BACKEND_READ] = NBD_CMD_READ,	   [BACKEND_WRITE] = NBD_CMD_WRITE,
-		[BACKEND_FLUSH] = NBD_CMD_FLUSH,   [BACKEND_DISCARD] = NBD_CMD_TRIM,
+		[BACKEND_READ] = NBD_CMD_READ,
+		[BACKEND_WRITE] = NBD_CMD_WRITE,
+		[BACKEND_FLUSH] = NBD_CMD_FLUSH,
+		[BACKEND_DISCARD] = NBD_CMD_TRIM,
 		[BACKEND_WRITE_ZEROES] = NBD_CMD_WRITE_ZEROES,
 	};
 
@@ -393,8 +396,7 @@ static void tail_done(struct nbd_conn *conn)
 	}
 	if (rx->reply.message)
 		log_warning_ratelimited("nbd: server reports: %.*s",
-					(int)min(rx->reply.message, 200u),
-					(const char *)rx->tail);
+					(int)min(rx->reply.message, 200u), (const char *)rx->tail);
 	reply_done(conn);
 }
 
@@ -621,8 +623,8 @@ static void log_death(struct nbd_conn *conn)
 		log_error("nbd: the server closed the connection (%u requests in flight)",
 			  conn->in_flight);
 	else if (!conn->shutting_down)
-		log_error("nbd: connection lost: %s (%u requests in flight)",
-			  strerror(-conn->end), conn->in_flight);
+		log_error("nbd: connection lost: %s (%u requests in flight)", strerror(-conn->end),
+			  conn->in_flight);
 }
 
 /* Nothing refers to any request's memory any more. */
@@ -798,8 +800,7 @@ fail:
 }
 
 int nbd_conn_open(struct loop *loop, const struct stream_addr *addrs, unsigned int naddrs,
-		  const struct nbd_conn_params *params, struct nbd_conn **ret_conn,
-		  struct error *e)
+		  const struct nbd_conn_params *params, struct nbd_conn **ret_conn, struct error *e)
 {
 	bool connected = false;
 	int ret = -EINVAL;

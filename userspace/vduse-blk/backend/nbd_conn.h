@@ -15,7 +15,7 @@ struct nbd_conn;
 
 struct nbd_conn_params {
 	const char *export_name; /* not copied */
-	unsigned int depth; /* requests on the wire at a time */
+	unsigned int depth;	 /* requests on the wire at a time */
 	unsigned int timeout_ms; /* connect and handshake, each address */
 	/* A request is complete; never called from inside nbd_conn_submit(). */
 	void (*finished)(void *owner, struct backend_request *req, int error);

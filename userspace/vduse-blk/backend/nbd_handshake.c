@@ -20,45 +20,45 @@
 #include <errno.h>
 #include <string.h>
 
-#define INIT_MAGIC 0x4e42444d41474943ull /* NBDMAGIC */
-#define OPTION_MAGIC 0x49484156454f5054ull /* IHAVEOPT */
-#define OLDSTYLE_MAGIC 0x0000420281861253ull
-#define REPLY_MAGIC 0x0003e889045565a9ull
+#define INIT_MAGIC		0x4e42444d41474943ull /* NBDMAGIC */
+#define OPTION_MAGIC		0x49484156454f5054ull /* IHAVEOPT */
+#define OLDSTYLE_MAGIC		0x0000420281861253ull
+#define REPLY_MAGIC		0x0003e889045565a9ull
 
-#define HS_FLAG_FIXED_NEWSTYLE (1u << 0)
-#define HS_FLAG_NO_ZEROES (1u << 1)
+#define HS_FLAG_FIXED_NEWSTYLE	(1u << 0)
+#define HS_FLAG_NO_ZEROES	(1u << 1)
 
-#define OPT_EXPORT_NAME 1u
-#define OPT_ABORT 2u
-#define OPT_GO 7u
-#define OPT_STRUCTURED_REPLY 8u
+#define OPT_EXPORT_NAME		1u
+#define OPT_ABORT		2u
+#define OPT_GO			7u
+#define OPT_STRUCTURED_REPLY	8u
 
-#define REP_ACK 1u
-#define REP_INFO 3u
-#define REP_ERR_BIT (1u << 31)
-#define REP_ERR_UNSUP (REP_ERR_BIT + 1)
-#define REP_ERR_POLICY (REP_ERR_BIT + 2)
-#define REP_ERR_INVALID (REP_ERR_BIT + 3)
-#define REP_ERR_PLATFORM (REP_ERR_BIT + 4)
-#define REP_ERR_TLS_REQD (REP_ERR_BIT + 5)
-#define REP_ERR_UNKNOWN (REP_ERR_BIT + 6)
-#define REP_ERR_SHUTDOWN (REP_ERR_BIT + 7)
+#define REP_ACK			1u
+#define REP_INFO		3u
+#define REP_ERR_BIT		(1u << 31)
+#define REP_ERR_UNSUP		(REP_ERR_BIT + 1)
+#define REP_ERR_POLICY		(REP_ERR_BIT + 2)
+#define REP_ERR_INVALID		(REP_ERR_BIT + 3)
+#define REP_ERR_PLATFORM	(REP_ERR_BIT + 4)
+#define REP_ERR_TLS_REQD	(REP_ERR_BIT + 5)
+#define REP_ERR_UNKNOWN		(REP_ERR_BIT + 6)
+#define REP_ERR_SHUTDOWN	(REP_ERR_BIT + 7)
 #define REP_ERR_BLOCK_SIZE_REQD (REP_ERR_BIT + 8)
 
-#define INFO_EXPORT 0u
-#define INFO_BLOCK_SIZE 3u
+#define INFO_EXPORT		0u
+#define INFO_BLOCK_SIZE		3u
 
-#define GREETING_SIZE 18
-#define REPLY_HEADER_SIZE 20
-#define EXPORT_REPLY_SIZE 10
-#define EXPORT_REPLY_ZEROES 124
+#define GREETING_SIZE		18
+#define REPLY_HEADER_SIZE	20
+#define EXPORT_REPLY_SIZE	10
+#define EXPORT_REPLY_ZEROES	124
 
 /* Without a word from the server: what the protocol calls safe. */
-#define DEFAULT_MIN_BLOCK 512
+#define DEFAULT_MIN_BLOCK	512
 #define DEFAULT_PREFERRED_BLOCK 4096
-#define DEFAULT_MAX_BLOCK (32u << 20)
+#define DEFAULT_MAX_BLOCK	(32u << 20)
 
-#define LARGEST_MIN_BLOCK 65536
+#define LARGEST_MIN_BLOCK	65536
 
 static uint16_t get16(const uint8_t *p)
 {
@@ -144,8 +144,7 @@ static enum nbd_handshake_result ask_export_name(struct nbd_handshake *h)
 
 	put_option(h, OPT_EXPORT_NAME, n);
 	put_bytes(h, h->export_name, n);
-	expect(h, NBD_HS_EXPORT_REPLY,
-	       EXPORT_REPLY_SIZE + (h->no_zeroes ? 0 : EXPORT_REPLY_ZEROES));
+	expect(h, NBD_HS_EXPORT_REPLY, EXPORT_REPLY_SIZE + (h->no_zeroes ? 0 : EXPORT_REPLY_ZEROES));
 	return NBD_HANDSHAKE_SEND;
 }
 
@@ -298,8 +297,8 @@ static enum nbd_handshake_result refused(struct nbd_handshake *h, struct error *
 			text);
 		break;
 	case REP_ERR_POLICY:
-		err_set(e, EACCES, "server does not allow export '%s'%s%.*s", h->export_name,
-			colon, len, text);
+		err_set(e, EACCES, "server does not allow export '%s'%s%.*s", h->export_name, colon,
+			len, text);
 		break;
 	case REP_ERR_TLS_REQD:
 		err_set(e, ENOTSUP, "server insists on TLS, which is not supported%s%.*s", colon,

@@ -21,20 +21,20 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define REQUEST_MAGIC 0x25609513u
-#define SIMPLE_REPLY_MAGIC 0x67446698u
+#define REQUEST_MAGIC	       0x25609513u
+#define SIMPLE_REPLY_MAGIC     0x67446698u
 #define STRUCTURED_REPLY_MAGIC 0x668e33efu
 
-#define SIMPLE_HEADER 16
-#define CHUNK_HEADER 20
+#define SIMPLE_HEADER	       16
+#define CHUNK_HEADER	       20
 
-#define CHUNK_FLAG_DONE (1u << 0)
+#define CHUNK_FLAG_DONE	       (1u << 0)
 
-#define CHUNK_NONE 0
-#define CHUNK_OFFSET_DATA 1
-#define CHUNK_OFFSET_HOLE 2
-#define CHUNK_ERROR_BIT (1u << 15)
-#define CHUNK_ERROR_OFFSET (CHUNK_ERROR_BIT + 2)
+#define CHUNK_NONE	       0
+#define CHUNK_OFFSET_DATA      1
+#define CHUNK_OFFSET_HOLE      2
+#define CHUNK_ERROR_BIT	       (1u << 15)
+#define CHUNK_ERROR_OFFSET     (CHUNK_ERROR_BIT + 2)
 
 static uint16_t get16(const uint8_t *p)
 {
@@ -241,8 +241,7 @@ void nbd_flight_init(struct nbd_flight *f, uint16_t type, uint64_t offset, uint3
 	f->nranges = 0;
 }
 
-static int check_simple(struct nbd_flight *f, struct nbd_reply *r, bool structured,
-			struct error *e)
+static int check_simple(struct nbd_flight *f, struct nbd_reply *r, bool structured, struct error *e)
 {
 	if (f->any_chunk)
 		return err_set(e, EPROTO, "simple reply after a chunk of the same answer");
@@ -274,18 +273,17 @@ static int add_range(struct nbd_flight *f, uint64_t start, uint64_t end, struct 
 	if (joins_left && joins_right) {
 		f->ranges[i - 1].end = f->ranges[i].end;
 		f->nranges--;
-		memmove(&f->ranges[i], &f->ranges[i + 1],
-			(f->nranges - i) * sizeof(f->ranges[0]));
+		memmove(&f->ranges[i], &f->ranges[i + 1], (f->nranges - i) * sizeof(f->ranges[0]));
 	} else if (joins_left) {
 		f->ranges[i - 1].end = end;
 	} else if (joins_right) {
 		f->ranges[i].start = start;
 	} else {
 		if (f->nranges == NBD_MAX_RANGES)
-			return err_set(e, EPROTO, "chunks of a read are scattered over more than %d pieces",
+			return err_set(e, EPROTO,
+				       "chunks of a read are scattered over more than %d pieces",
 				       NBD_MAX_RANGES);
-		memmove(&f->ranges[i + 1], &f->ranges[i],
-			(f->nranges - i) * sizeof(f->ranges[0]));
+		memmove(&f->ranges[i + 1], &f->ranges[i], (f->nranges - i) * sizeof(f->ranges[0]));
 		f->ranges[i].start = start;
 		f->ranges[i].end = end;
 		f->nranges++;
@@ -341,7 +339,8 @@ int nbd_flight_error_tail(struct nbd_flight *f, const struct nbd_reply *r, const
 	offset = get64(tail + r->message);
 	if (offset < f->offset || offset - f->offset >= f->length)
 		return err_set(e, EPROTO,
-			       "error at offset %" PRIu64 " is outside its request at %" PRIu64 "+%u",
+			       "error at offset %" PRIu64 " is outside its request at %" PRIu64
+			       "+%u",
 			       offset, f->offset, f->length);
 	return 0;
 }

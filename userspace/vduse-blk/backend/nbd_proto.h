@@ -15,34 +15,34 @@
 #include "base/error.h"
 
 #define NBD_DEFAULT_PORT "10809"
-#define NBD_MAX_STRING 4096
+#define NBD_MAX_STRING	 4096
 
 /* Transmission flags */
-#define NBD_FLAG_HAS_FLAGS (1u << 0)
-#define NBD_FLAG_READ_ONLY (1u << 1)
-#define NBD_FLAG_SEND_FLUSH (1u << 2)
-#define NBD_FLAG_SEND_FUA (1u << 3)
-#define NBD_FLAG_ROTATIONAL (1u << 4)
-#define NBD_FLAG_SEND_TRIM (1u << 5)
+#define NBD_FLAG_HAS_FLAGS	   (1u << 0)
+#define NBD_FLAG_READ_ONLY	   (1u << 1)
+#define NBD_FLAG_SEND_FLUSH	   (1u << 2)
+#define NBD_FLAG_SEND_FUA	   (1u << 3)
+#define NBD_FLAG_ROTATIONAL	   (1u << 4)
+#define NBD_FLAG_SEND_TRIM	   (1u << 5)
 #define NBD_FLAG_SEND_WRITE_ZEROES (1u << 6)
-#define NBD_FLAG_CAN_MULTI_CONN (1u << 8)
+#define NBD_FLAG_CAN_MULTI_CONN	   (1u << 8)
 
 /* Requests */
-#define NBD_CMD_READ 0
-#define NBD_CMD_WRITE 1
-#define NBD_CMD_DISC 2
-#define NBD_CMD_FLUSH 3
-#define NBD_CMD_TRIM 4
+#define NBD_CMD_READ	     0
+#define NBD_CMD_WRITE	     1
+#define NBD_CMD_DISC	     2
+#define NBD_CMD_FLUSH	     3
+#define NBD_CMD_TRIM	     4
 #define NBD_CMD_WRITE_ZEROES 6
 
-#define NBD_CMD_FLAG_FUA (1u << 0)
+#define NBD_CMD_FLAG_FUA     (1u << 0)
 #define NBD_CMD_FLAG_NO_HOLE (1u << 1)
 
 /* What a connection has agreed on. */
 struct nbd_export {
 	uint64_t size;
-	uint16_t flags; /* NBD_FLAG_* */
-	bool structured; /* reads are answered by structured replies */
+	uint16_t flags;		/* NBD_FLAG_* */
+	bool structured;	/* reads are answered by structured replies */
 	bool block_sizes_given; /* else the three are the protocol's defaults */
 	uint32_t min_block;
 	uint32_t preferred_block;
@@ -61,9 +61,9 @@ enum nbd_handshake_state {
 };
 
 enum nbd_handshake_result {
-	NBD_HANDSHAKE_MORE, /* wants more bytes */
-	NBD_HANDSHAKE_SEND, /* out[0...out_len) has to be sent, then go on */
-	NBD_HANDSHAKE_DONE, /* the transmission phase begins with the next byte */
+	NBD_HANDSHAKE_MORE,   /* wants more bytes */
+	NBD_HANDSHAKE_SEND,   /* out[0...out_len) has to be sent, then go on */
+	NBD_HANDSHAKE_DONE,   /* the transmission phase begins with the next byte */
 	NBD_HANDSHAKE_FAILED, /* close; if out_len is not 0 send that first */
 };
 
@@ -71,12 +71,12 @@ struct nbd_handshake {
 	enum nbd_handshake_state state; /* private */
 	const char *export_name;
 	struct nbd_export export; /* valid when DONE */
-	bool no_zeroes; /* private */
-	bool have_export_info; /* private */
-	uint32_t option; /* private: the one that has not been answered finally */
-	uint32_t reply_type; /* private */
-	uint32_t need; /* private: bytes of the element that is being collected */
-	uint32_t have; /* private */
+	bool no_zeroes;		  /* private */
+	bool have_export_info;	  /* private */
+	uint32_t option;	  /* private: the one that has not been answered finally */
+	uint32_t reply_type;	  /* private */
+	uint32_t need;		  /* private: bytes of the element that is being collected */
+	uint32_t have;		  /* private */
 	size_t out_len;
 	uint8_t out[NBD_MAX_STRING + 64];
 	uint8_t in[NBD_MAX_STRING + 256]; /* private */
@@ -138,9 +138,9 @@ void nbd_request_encode(uint8_t out[NBD_REQUEST_SIZE], uint16_t flags, uint16_t 
 enum nbd_reply_kind {
 	NBD_REPLY_SIMPLE, /* followed by the data if the request was a read and error is 0 */
 	NBD_REPLY_NONE,
-	NBD_REPLY_DATA, /* followed by @length bytes for @offset */
-	NBD_REPLY_HOLE, /* @length bytes at @offset are zero */
-	NBD_REPLY_ERROR, /* followed by @tail bytes */
+	NBD_REPLY_DATA,		/* followed by @length bytes for @offset */
+	NBD_REPLY_HOLE,		/* @length bytes at @offset are zero */
+	NBD_REPLY_ERROR,	/* followed by @tail bytes */
 	NBD_REPLY_ERROR_OFFSET, /* likewise; the last 8 of them are the offset */
 };
 
@@ -181,7 +181,7 @@ int nbd_reply_decode(const uint8_t *p, size_t n, bool structured, struct nbd_rep
 struct nbd_flight {
 	uint16_t type;
 	bool any_chunk; /* a chunk of a structured reply has come: no simple reply may follow */
-	int error; /* positive errno, the first that was reported */
+	int error;	/* positive errno, the first that was reported */
 	uint64_t offset;
 	uint32_t length;
 	uint32_t received; /* bytes that data chunks and holes covered */
@@ -211,8 +211,7 @@ void nbd_flight_init(struct nbd_flight *f, uint16_t type, uint64_t offset, uint3
  *
  * Return: 0, or -EPROTO on a violation.
  */
-int nbd_flight_chunk(struct nbd_flight *f, struct nbd_reply *r, bool structured,
-		     struct error *e);
+int nbd_flight_chunk(struct nbd_flight *f, struct nbd_reply *r, bool structured, struct error *e);
 
 /**
  * nbd_flight_error_tail() - the rest of an error chunk has arrived

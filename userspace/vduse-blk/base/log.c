@@ -71,8 +71,9 @@ void log_write(enum log_level level, const char *fmt, ...)
 	size_t used, start;
 	va_list ap;
 
-	used = (size_t)snprintf(line, sizeof(line), "%s%s: ",
-				to_journal() ? journal_prefix[level] : "", level_names[level]);
+	used = (size_t)snprintf(line, sizeof(line),
+				"%s%s: ", to_journal() ? journal_prefix[level] : "",
+				level_names[level]);
 	start = used;
 	va_start(ap, fmt);
 	vsnprintf(line + used, sizeof(line) - used - 1, fmt, ap);
@@ -124,5 +125,16 @@ bool log_ratelimit_ok(struct log_ratelimit *rl, unsigned int *ret_dropped)
 		return false;
 	}
 	*ret_dropped = atomic_exchange(&rl->dropped, 0);
+	return true;
+}
+
+bool log_ratelimit_pass(struct log_ratelimit *rl, enum log_level level)
+{
+	unsigned int dropped;
+
+	if (level > max_level || !log_ratelimit_ok(rl, &dropped))
+		return false;
+	if (dropped)
+		log_write(level, "%u similar lines were dropped", dropped);
 	return true;
 }

@@ -62,7 +62,7 @@ struct log_ratelimit {
 	atomic_uint dropped;
 };
 
-#define LOG_RATELIMIT_MS 5000
+#define LOG_RATELIMIT_MS    5000
 #define LOG_RATELIMIT_BURST 10
 
 /**
@@ -77,33 +77,37 @@ struct log_ratelimit {
  */
 bool log_ratelimit_ok(struct log_ratelimit *rl, unsigned int *ret_dropped);
 
-#define log_at(level, ...)                            \
-	do {                                          \
-		if ((level) <= log_get_level())       \
+/**
+ * log_ratelimit_pass() - log_ratelimit_ok() for a line of that level
+ * @rl: state of the call site
+ * @level: importance of the line
+ *
+ * Says how many lines were dropped, if any were, before the next one is printed.
+ *
+ * Return: true if the line may be printed.
+ */
+bool log_ratelimit_pass(struct log_ratelimit *rl, enum log_level level);
+
+#define log_at(level, ...)                             \
+	do {                                           \
+		if ((level) <= log_get_level())        \
 			log_write(level, __VA_ARGS__); \
 	} while (0)
 
-#define log_error(...) log_at(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_error(...)	 log_at(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning(...) log_at(LOG_LEVEL_WARNING, __VA_ARGS__)
-#define log_info(...) log_at(LOG_LEVEL_INFO, __VA_ARGS__)
-#define log_debug(...) log_at(LOG_LEVEL_DEBUG, __VA_ARGS__)
+#define log_info(...)	 log_at(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_debug(...)	 log_at(LOG_LEVEL_DEBUG, __VA_ARGS__)
 
-#define log_at_ratelimited(level, ...)                                             \
-	do {                                                                       \
-		static struct log_ratelimit log_rl_;                               \
-		unsigned int log_dropped_;                                         \
-                                                                                   \
-		if ((level) <= log_get_level() &&                                  \
-		    log_ratelimit_ok(&log_rl_, &log_dropped_)) {                   \
-			if (log_dropped_)                                          \
-				log_write(level, "%u similar lines were dropped",  \
-					  log_dropped_);                           \
-			log_write(level, __VA_ARGS__);                             \
-		}                                                                  \
+#define log_at_ratelimited(level, ...)                   \
+	do {                                             \
+		static struct log_ratelimit log_rl_;     \
+		if (log_ratelimit_pass(&log_rl_, level)) \
+			log_write(level, __VA_ARGS__);   \
 	} while (0)
 
-#define log_error_ratelimited(...) log_at_ratelimited(LOG_LEVEL_ERROR, __VA_ARGS__)
+#define log_error_ratelimited(...)   log_at_ratelimited(LOG_LEVEL_ERROR, __VA_ARGS__)
 #define log_warning_ratelimited(...) log_at_ratelimited(LOG_LEVEL_WARNING, __VA_ARGS__)
-#define log_info_ratelimited(...) log_at_ratelimited(LOG_LEVEL_INFO, __VA_ARGS__)
+#define log_info_ratelimited(...)    log_at_ratelimited(LOG_LEVEL_INFO, __VA_ARGS__)
 
 #endif

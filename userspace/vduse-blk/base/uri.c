@@ -77,9 +77,10 @@ static int check_characters(const char *text, struct error *e)
 		unsigned char c = (unsigned char)text[i];
 
 		if (c <= ' ' || c == 0x7f)
-			return err_set(e, EINVAL,
-				       "URI: space or control character at byte %zu (write it as %%%02X)",
-				       i, c);
+			return err_set(
+				e, EINVAL,
+				"URI: space or control character at byte %zu (write it as %%%02X)",
+				i, c);
 	}
 	if (memchr(text, '#', n))
 		return err_set(e, EINVAL, "URI: a fragment ('#') has no meaning here");
@@ -161,8 +162,7 @@ static int split_ipv6(struct span authority, struct span *ret_host, struct span 
 	return 0;
 }
 
-static int split_authority(const char **text, struct arena *arena, struct uri *uri,
-			   struct error *e)
+static int split_authority(const char **text, struct arena *arena, struct uri *uri, struct error *e)
 {
 	size_t n = strcspn(*text + 2, "/?");
 	struct span authority = { *text + 2, n };
@@ -189,8 +189,7 @@ static int split_authority(const char **text, struct arena *arena, struct uri *u
 			if (!host.n)
 				return err_set(e, EINVAL, "URI: port without a host");
 			if (memchr(port.p, ':', port.n))
-				return err_set(e, EINVAL,
-					       "URI: an IPv6 address goes in brackets");
+				return err_set(e, EINVAL, "URI: an IPv6 address goes in brackets");
 		}
 	}
 	ret = decode(arena, host, "host", &uri->host, e);

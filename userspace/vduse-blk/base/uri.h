@@ -13,7 +13,7 @@
 
 #include "base/error.h"
 
-#define URI_TEXT_MAX 4096
+#define URI_TEXT_MAX   4096
 #define URI_MAX_PARAMS 16
 
 struct uri_param {
@@ -25,10 +25,10 @@ struct uri_param {
 struct uri {
 	const char *scheme; /* lower case */
 	bool has_authority; /* "//" was there, even if nothing followed it */
-	const char *host; /* without the brackets of an IPv6 literal; "" if none */
-	bool host_is_ipv6; /* was in brackets */
-	const char *port; /* decimal digits, 1-65535; NULL if none */
-	const char *path; /* with its leading slash if it has one; may be "" */
+	const char *host;   /* without the brackets of an IPv6 literal; "" if none */
+	bool host_is_ipv6;  /* was in brackets */
+	const char *port;   /* decimal digits, 1-65535; NULL if none */
+	const char *path;   /* with its leading slash if it has one; may be "" */
 	unsigned int nparams;
 	struct uri_param params[URI_MAX_PARAMS];
 	char *storage; /* private: what the strings point into */

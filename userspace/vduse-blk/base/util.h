@@ -12,31 +12,30 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define ARRAY_SIZE(a)			(sizeof(a) / sizeof((a)[0]))
 
-#define container_of(ptr, type, member) \
-	((type *)(void *)((char *)(ptr) - offsetof(type, member)))
+#define container_of(ptr, type, member) ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
 
-#define min(a, b)                             \
-	({                                    \
-		__typeof__(a) min_a_ = (a);   \
-		__typeof__(b) min_b_ = (b);   \
+#define min(a, b)                                  \
+	({                                         \
+		__typeof__(a) min_a_ = (a);        \
+		__typeof__(b) min_b_ = (b);        \
 		min_a_ < min_b_ ? min_a_ : min_b_; \
 	})
 
-#define max(a, b)                             \
-	({                                    \
-		__typeof__(a) max_a_ = (a);   \
-		__typeof__(b) max_b_ = (b);   \
+#define max(a, b)                                  \
+	({                                         \
+		__typeof__(a) max_a_ = (a);        \
+		__typeof__(b) max_b_ = (b);        \
 		max_a_ > max_b_ ? max_a_ : max_b_; \
 	})
 
-#define likely(x) __builtin_expect(!!(x), 1)
+#define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* Memory shared with another thread, the kernel or a driver: exactly one access. */
-#define READ_ONCE(x) (*(const volatile __typeof__(x) *)&(x))
-#define WRITE_ONCE(x, v) (*(volatile __typeof__(x) *)&(x) = (v))
+#define READ_ONCE(x)		 (*(const volatile __typeof__(x) *)&(x))
+#define WRITE_ONCE(x, v)	 (*(volatile __typeof__(x) *)&(x) = (v))
 
 #define PRINTF_FORMAT(fmt, args) __attribute__((format(printf, fmt, args)))
 
@@ -76,7 +75,7 @@ static inline void cleanup_close(int *fd)
 		close(*fd);
 }
 
-#define auto_free __attribute__((cleanup(cleanup_free)))
+#define auto_free  __attribute__((cleanup(cleanup_free)))
 #define auto_close __attribute__((cleanup(cleanup_close)))
 
 /* Hand the descriptor over: the scope no longer owns it. */

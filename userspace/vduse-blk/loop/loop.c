@@ -29,8 +29,8 @@
 #include "base/log.h"
 
 #define DEFAULT_SQ_ENTRIES 256
-#define MSG_TAG 1ULL
-#define HOOK_BUDGET 256
+#define MSG_TAG		   1ULL
+#define HOOK_BUDGET	   256
 
 struct loop {
 	struct io_uring ring;
@@ -38,7 +38,7 @@ struct loop {
 	struct loop_hook **hooks_tail;
 	struct loop_idle *idles;
 	struct loop_idle *idle_next; /* where walk_idles() goes on */
-	struct loop_timer *timers; /* by deadline */
+	struct loop_timer *timers;   /* by deadline */
 	struct loop_msg *to_self;
 	struct loop_msg **to_self_tail;
 	struct loop_stats stats;
@@ -52,8 +52,7 @@ static const struct {
 	[LOOP_RUNG_DEFER] = { "defer-taskrun", IORING_SETUP_SINGLE_ISSUER |
 						       IORING_SETUP_DEFER_TASKRUN |
 						       IORING_SETUP_TASKRUN_FLAG },
-	[LOOP_RUNG_COOP] = { "coop-taskrun",
-			     IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG },
+	[LOOP_RUNG_COOP] = { "coop-taskrun", IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG },
 	[LOOP_RUNG_PLAIN] = { "plain", 0 },
 };
 
@@ -70,8 +69,8 @@ const struct loop_stats *loop_stats(const struct loop *loop)
 /* Messages need Linux 5.18; everything else that is used is older. */
 static int check_kernel(struct io_uring *ring, struct error *e)
 {
-	const unsigned int features = IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG |
-				      IORING_FEAT_CQE_SKIP;
+	const unsigned int features =
+		IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG | IORING_FEAT_CQE_SKIP;
 	struct io_uring_probe *probe;
 	bool msg_ring;
 
@@ -93,8 +92,7 @@ static int setup_ring(struct loop *loop, const struct loop_params *p, struct err
 
 	for (enum loop_rung rung = p->best_rung; rung < _LOOP_RUNG_MAX; rung++) {
 		struct io_uring_params params = {
-			.flags = rungs[rung].setup_flags | IORING_SETUP_CQSIZE |
-				 IORING_SETUP_CLAMP,
+			.flags = rungs[rung].setup_flags | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP,
 			.cq_entries = cq,
 		};
 

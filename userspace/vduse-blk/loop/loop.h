@@ -40,7 +40,7 @@ struct loop_op {
 struct loop_hook {
 	void (*run)(struct loop_hook *hook);
 	struct loop_hook *next; /* private */
-	bool scheduled; /* private */
+	bool scheduled;		/* private */
 };
 
 /*
@@ -66,8 +66,8 @@ struct loop_idle {
 struct loop_timer {
 	void (*expired)(struct loop_timer *timer);
 	struct loop_timer *next; /* private */
-	int64_t deadline_ms; /* private */
-	bool armed; /* private */
+	int64_t deadline_ms;	 /* private */
+	bool armed;		 /* private */
 };
 
 /*
@@ -77,22 +77,22 @@ struct loop_timer {
  */
 struct loop_msg {
 	struct loop_op op;
-	struct loop *to; /* private */
+	struct loop *to;       /* private */
 	struct loop_msg *next; /* private */
-	int value; /* private */
+	int value;	       /* private */
 };
 
 enum loop_rung {
 	LOOP_RUNG_DEFER, /* SINGLE_ISSUER | DEFER_TASKRUN (Linux 6.1) */
-	LOOP_RUNG_COOP, /* COOP_TASKRUN | TASKRUN_FLAG (Linux 5.19) */
+	LOOP_RUNG_COOP,	 /* COOP_TASKRUN | TASKRUN_FLAG (Linux 5.19) */
 	LOOP_RUNG_PLAIN, /* no flags */
 	_LOOP_RUNG_MAX,
 };
 
 struct loop_params {
-	const char *name; /* for the log; "" or NULL: none */
-	unsigned int sq_entries; /* 0: 256 */
-	unsigned int cq_entries; /* 0: 4 * sq_entries */
+	const char *name;	  /* for the log; "" or NULL: none */
+	unsigned int sq_entries;  /* 0: 256 */
+	unsigned int cq_entries;  /* 0: 4 * sq_entries */
 	enum loop_rung best_rung; /* start at this rung; 0 tries all */
 };
 

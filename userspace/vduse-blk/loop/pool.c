@@ -27,7 +27,8 @@ int pool_create(struct pool *pool, size_t size, unsigned int count)
 
 	/* From the end, so that the first object handed out is the first in memory. */
 	for (unsigned int i = count; i-- > 0;) {
-		struct pool_link *link = (void *)((char *)new.memory + i * new.stride);
+		char *object = (char *)new.memory + new.stride * i;
+		struct pool_link *link = (struct pool_link *)(void *)object;
 
 		link->next = new.free;
 		new.free = link;

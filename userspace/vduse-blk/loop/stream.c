@@ -32,9 +32,9 @@
 #include "loop/iov.h"
 
 #define DEFAULT_RECV_SIZE (256 * 1024)
-#define DEFAULT_MAX_IOV 256
-#define STAGING_SIZE (16 * 1024)
-#define LINGER_MS 1000
+#define DEFAULT_MAX_IOV	  256
+#define STAGING_SIZE	  (16 * 1024)
+#define LINGER_MS	  1000
 
 enum stream_state {
 	STREAM_NEW,
@@ -58,9 +58,9 @@ struct stream {
 	enum stream_state state;
 	int fd;
 	struct stream_addr addr;
-	int error; /* why it ends */
+	int error;	/* why it ends */
 	bool lingering; /* CLOSING, but what is queued still goes out */
-	bool keep_fd; /* the socket was taken by stream_release_fd() */
+	bool keep_fd;	/* the socket was taken by stream_release_fd() */
 
 	struct loop_op connect_op;
 	struct loop_op send_op;
@@ -79,8 +79,8 @@ struct stream {
 	struct msghdr send_msg;
 
 	uint8_t *buf;
-	size_t have; /* bytes at the start of buf that were not consumed yet */
-	size_t asked; /* room of the receive operation in flight */
+	size_t have;	 /* bytes at the start of buf that were not consumed yet */
+	size_t asked;	 /* room of the receive operation in flight */
 	bool more_waits; /* there was more in the socket than the last one took */
 	struct direct direct;
 	struct iovec *recv_iov;
@@ -470,8 +470,8 @@ void stream_adopt(struct stream *stream, int fd)
 	receive(stream);
 }
 
-int stream_create(struct loop *loop, const struct stream_params *params,
-		  struct stream **ret_stream, struct error *e)
+int stream_create(struct loop *loop, const struct stream_params *params, struct stream **ret_stream,
+		  struct error *e)
 {
 	struct stream *s = calloc(1, sizeof(*s));
 

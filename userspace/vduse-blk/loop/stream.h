@@ -94,7 +94,7 @@ struct stream_seg {
 	/* The last byte was given to the kernel. NULL: nobody wants to know. */
 	void (*sent)(struct stream_seg *seg);
 	struct stream_seg *next; /* private */
-	size_t done; /* private */
+	size_t done;		 /* private */
 };
 
 struct stream_ops {
@@ -124,9 +124,9 @@ struct stream_ops {
 
 struct stream_params {
 	const struct stream_ops *ops;
-	void *owner; /* for stream_owner() */
-	size_t recv_size; /* receive buffer; 0: 256 KiB */
-	unsigned int max_iov; /* pieces of one send; 0: 256, at most IOV_MAX */
+	void *owner;			 /* for stream_owner() */
+	size_t recv_size;		 /* receive buffer; 0: 256 KiB */
+	unsigned int max_iov;		 /* pieces of one send; 0: 256, at most IOV_MAX */
 	unsigned int connect_timeout_ms; /* 0: none */
 };
 
@@ -147,8 +147,8 @@ struct stream_stats {
  *
  * Return: 0 or -errno.
  */
-int stream_create(struct loop *loop, const struct stream_params *params,
-		  struct stream **ret_stream, struct error *e);
+int stream_create(struct loop *loop, const struct stream_params *params, struct stream **ret_stream,
+		  struct error *e);
 
 /**
  * stream_destroy() - free a stream that was never connected, or is closed

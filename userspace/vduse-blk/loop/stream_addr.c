@@ -79,8 +79,7 @@ const char *stream_addr_text(const struct stream_addr *addr, char text[STREAM_AD
 		break;
 	case AF_INET6:
 		inet_ntop(AF_INET6, &addr->sa.in6.sin6_addr, host, sizeof(host));
-		snprintf(text, STREAM_ADDR_TEXT, "[%s]:%u", host,
-			 ntohs(addr->sa.in6.sin6_port));
+		snprintf(text, STREAM_ADDR_TEXT, "[%s]:%u", host, ntohs(addr->sa.in6.sin6_port));
 		break;
 	case AF_UNIX:
 		if (addr->sa.un.sun_path[0])

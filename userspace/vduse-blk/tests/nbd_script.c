@@ -18,7 +18,7 @@
 
 #define MAX_WORD     2048
 #define MAX_ARGS     6
-#define IO_TIMEOUT_S 10
+#define IO_TIMEOUT_S 30
 
 struct run {
 	struct nbd_script *s;

@@ -60,7 +60,7 @@ static void guard_expired(struct loop_timer *timer)
 static void run(struct fixture *f)
 {
 	f->guard.expired = guard_expired;
-	loop_timer_arm(f->loop, &f->guard, 5000);
+	loop_timer_arm(f->loop, &f->guard, 20000);
 	assert_int_equal(loop_run(f->loop), 0);
 	loop_timer_cancel(f->loop, &f->guard);
 	if (f->timed_out)
