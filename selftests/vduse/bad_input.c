@@ -364,11 +364,12 @@ static int driver_works(struct bad *b)
 
 static int disk_works(struct bad *b)
 {
-	char path[64], *buf = aligned_alloc(4096, 4096);
+	char path[64], *buf;
 	int fd, ok;
 
 	if (vdpa_blk_path(b->t.name, path, sizeof(path), 5000))
 		return 0;
+	buf = aligned_alloc(4096, 4096);
 	fd = open(path, O_RDWR | O_DIRECT);
 	memset(buf, 'w', 4096);
 	memset(b->t.disk, 0, 4096);

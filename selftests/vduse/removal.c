@@ -137,11 +137,12 @@ static long user_io(void *arg)
 {
 	struct user *u = arg;
 	int fd = open(u->disk, O_RDWR | O_DIRECT | O_CLOEXEC);
-	void *buf = aligned_alloc(4096, u->size);
+	void *buf;
 	long ret;
 
 	if (fd < 0)
 		return -errno;
+	buf = aligned_alloc(4096, u->size);
 	memset(buf, (int)u->i, u->size);
 	if (u->i % 2)
 		ret = sys(pwrite(fd, buf, u->size, u->i * 65536));

@@ -3,7 +3,7 @@
  * The daemon's side of a block device; testdev.h says what it is for.
  *
  * Order: control messages come first, because a changed IOTLB or a reset must
- * be seen before the rings are touched again. UPDATE_IOTLB makes all mappings
+ * be seen before the rings are touched again. UPDATE_IOTLB and a reset make all mappings
  * stale; the next access drops them and finds them anew. They are not dropped
  * at once, because vhost-vdpa holds its user's mmap lock until the answer, and
  * here that user is often this very process, so munmap() would wait for itself.
@@ -539,9 +539,12 @@ static void status_set(struct testdev *t, uint8_t status)
 	uint8_t old = t->status;
 
 	t->status = status;
-	if (!status)
+	if (!status) {
+		/* The next driver's rings may lie at the same IOVAs. */
 		queues_stop(t);
-	else if ((status & ~old) & VIRTIO_CONFIG_S_DRIVER_OK)
+		t->stale = true;
+	}
+	if ((status & ~old) & VIRTIO_CONFIG_S_DRIVER_OK)
 		queues_start(t);
 }
 
