@@ -195,6 +195,8 @@ static void issue_waiting(struct nbd_conn *conn)
 	while (conn->waiting && conn->phase == CONN_TRANSMISSION) {
 		struct backend_request *req = conn->waiting;
 
+		if (conn->shutting_down && !req->error)
+			req->error = -ESHUTDOWN;
 		/* One of its pieces failed: no use in sending the others. */
 		if (req->error) {
 			pop_waiting(conn);

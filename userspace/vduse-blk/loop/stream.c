@@ -377,11 +377,8 @@ static void receive_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	if ((size_t)res == s->asked)
 		s->more_waits = true;
 	if (s->direct.len) {
-		size_t n = min((size_t)res, s->direct.len);
-
-		s->stats.bytes_direct += n;
-		s->have = (size_t)res - n;
-		direct_advance(s, n);
+		s->stats.bytes_direct += (uint64_t)res;
+		direct_advance(s, (size_t)res);
 	} else {
 		s->have += (size_t)res;
 	}
@@ -394,25 +391,23 @@ static void receive_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 /*
  * Without a hint that more is there, trying at once would fail: let the kernel
  * wait for data first.
+ *
+ * Memory of the owner is filled as a whole by one operation: the kernel puts
+ * together what arrives in small pieces, and this thread sleeps meanwhile.
  */
 static void receive(struct stream *s)
 {
 	struct io_uring_sqe *sqe = loop_sqe(s->loop, &s->recv_op);
-	unsigned int n;
 
 	if (!s->direct.len || s->state != STREAM_OPEN) {
 		s->asked = s->params.recv_size - s->have;
 		io_uring_prep_recv(sqe, s->fd, s->buf + s->have, s->asked, 0);
 	} else {
-		n = iov_slice(s->direct.iov, s->direct.niov, s->direct.skip, s->direct.len,
-			      s->recv_iov, s->params.max_iov, &s->asked);
-		if (s->asked == s->direct.len) {
-			s->recv_iov[n++] = (struct iovec){ s->buf, s->params.recv_size };
-			s->asked += s->params.recv_size;
-		}
 		s->recv_msg.msg_iov = s->recv_iov;
-		s->recv_msg.msg_iovlen = n;
-		io_uring_prep_recvmsg(sqe, s->fd, &s->recv_msg, 0);
+		s->recv_msg.msg_iovlen = iov_slice(s->direct.iov, s->direct.niov, s->direct.skip,
+						   s->direct.len, s->recv_iov, s->params.max_iov,
+						   &s->asked);
+		io_uring_prep_recvmsg(sqe, s->fd, &s->recv_msg, MSG_WAITALL);
 	}
 	if (!s->more_waits)
 		sqe->ioprio |= IORING_RECVSEND_POLL_FIRST;
@@ -484,7 +479,7 @@ int stream_create(struct loop *loop, const struct stream_params *params, struct 
 	s->params.recv_size = max(s->params.recv_size, (size_t)(2 * STREAM_CARRY_MAX));
 	if (!s->params.max_iov)
 		s->params.max_iov = DEFAULT_MAX_IOV;
-	s->params.max_iov = min(s->params.max_iov, (unsigned int)IOV_MAX - 1);
+	s->params.max_iov = min(s->params.max_iov, (unsigned int)IOV_MAX);
 	s->fd = -1;
 	s->segs_tail = &s->segs;
 	s->connect_op.complete = connect_complete;
@@ -497,7 +492,7 @@ int stream_create(struct loop *loop, const struct stream_params *params, struct 
 	s->buf = malloc(s->params.recv_size);
 	s->staging = malloc(STAGING_SIZE);
 	s->send_iov = calloc(s->params.max_iov, sizeof(*s->send_iov));
-	s->recv_iov = calloc(s->params.max_iov + 1, sizeof(*s->recv_iov));
+	s->recv_iov = calloc(s->params.max_iov, sizeof(*s->recv_iov));
 	if (!s->buf || !s->staging || !s->send_iov || !s->recv_iov) {
 		stream_destroy(s);
 		return err_set(e, ENOMEM, "connection: out of memory");

@@ -205,7 +205,7 @@ void stream_send(struct stream *stream, struct stream_seg *seg);
  * @len: how many bytes; at least 1
  *
  * What the receive buffer already holds is copied, the rest is received in
- * place, together with what follows it, which goes to the buffer.
+ * place by one operation.
  */
 void stream_receive_direct(struct stream *stream, const struct iovec *iov, unsigned int niov,
 			   size_t skip, size_t len);
