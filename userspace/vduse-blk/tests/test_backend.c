@@ -19,6 +19,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/stat.h>
 
 #include "base/log.h"
@@ -413,6 +415,61 @@ static void test_file_lock(void **state)
 	unlink(path);
 }
 
+/* --- a server that dies --- */
+
+struct killer {
+	pthread_t thread;
+	pid_t pid;
+};
+
+static void *kill_soon(void *arg)
+{
+	struct killer *k = arg;
+
+	usleep(150000);
+	kill(k->pid, SIGKILL);
+	return NULL;
+}
+
+/* Whatever is in flight or comes later fails; nothing hangs, nothing is mixed up. */
+static void test_server_dies(void **state)
+{
+	const struct backend_options options[] = {
+		{ .queues = 1 },
+		{ .queues = 3 },
+		{ .queues = 3, .single_connection = true },
+		{ .queues = 3, .single_connection = true, .queue_depth = 1 },
+	};
+	struct exercise_result r;
+	struct error e = ERROR_INIT;
+	struct nbdkit kit;
+	char uri[512];
+
+	(void)state;
+	if (!nbdkit_installed())
+		skip_with("nbdkit is not installed");
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
+		struct exercise x = { .options = options[i], .blank = true, .uri = uri };
+		struct killer k;
+
+		/* Slow enough to be in the middle of it. */
+		assert_int_equal(nbdkit_start(&kit, NBDKIT_UNIX,
+					      "--filter=delay memory 64M rdelay=10ms wdelay=10ms"),
+				 0);
+		snprintf(uri, sizeof(uri), kit.uri, "");
+		k.pid = kit.pid;
+		pthread_create(&k.thread, NULL, kill_soon, &k);
+		if (exercise_run(&x, &r, &e))
+			fail_msg("row %zu: %s", i, e.text);
+		pthread_join(k.thread, NULL);
+		nbdkit_stop(&kit);
+		assert_int_equal(r.requests, r.wanted);
+		assert_int_equal(r.mismatches, 0);
+		assert_int_equal(r.first_error, -EIO);
+		print_message("row %zu: %u of %u requests failed\n", i, r.errors, r.requests);
+	}
+}
+
 /* --- what goes over the wire --- */
 
 static unsigned int count_lines(const char *text, const char *a, const char *b)
@@ -669,13 +726,10 @@ fail:
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_rows),
-		cmocka_unit_test(test_file),
-		cmocka_unit_test(test_file_lock),
-		cmocka_unit_test(test_file_shrinks),
-		cmocka_unit_test(test_log_fua),
-		cmocka_unit_test(test_log_no_fua),
-		cmocka_unit_test(test_log_connections),
+		cmocka_unit_test(test_rows),	    cmocka_unit_test(test_file),
+		cmocka_unit_test(test_file_lock),   cmocka_unit_test(test_file_shrinks),
+		cmocka_unit_test(test_server_dies), cmocka_unit_test(test_log_fua),
+		cmocka_unit_test(test_log_no_fua),  cmocka_unit_test(test_log_connections),
 		cmocka_unit_test(test_refusals),
 	};
 
