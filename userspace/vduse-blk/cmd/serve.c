@@ -342,6 +342,37 @@ static int open_signals(struct serve *s, struct error *e)
 
 /* Start and end */
 
+/*
+ * With packed rings, running out of bounce memory must be impossible. A driver
+ * that cannot map a request waits and tries again with split rings, but Linux
+ * (virtqueue_add_packed(), -EIO) fails it with packed ones, and an I/O error is
+ * what the user sees. So every ring entry gets its share of the memory, which
+ * grows up to what the module allows, and no request takes more than half of
+ * it; the other half is for headers, status bytes, indirect tables and
+ * rounding. Below vhost_vdpa there is no bounce memory.
+ */
+#define BOUNCE_SHARE	(256u << 10)
+
+struct bounce {
+	uint32_t size; /* 0: the module's default */
+	uint32_t max_request; /* 0: no limit */
+};
+
+static struct bounce plan_bounce(const struct serve_options *o)
+{
+	const uint64_t entries = (uint64_t)o->queues * o->queue_size;
+	uint64_t size = min(entries * BOUNCE_SHARE, (uint64_t)VDUSE_BOUNCE_MAX);
+	struct bounce bounce = { 0 };
+
+	if (!o->packed || o->bind == BIND_VHOST)
+		return bounce;
+	size = max(size, (uint64_t)VDUSE_BOUNCE_DEFAULT);
+	bounce.max_request = (uint32_t)min(size / entries, (uint64_t)BOUNCE_SHARE) / 2;
+	if (size > VDUSE_BOUNCE_DEFAULT)
+		bounce.size = (uint32_t)size;
+	return bounce;
+}
+
 static int open_storage(struct serve *s, struct error *e)
 {
 	const struct backend_options options = {
@@ -356,6 +387,7 @@ static int open_storage(struct serve *s, struct error *e)
 		.packed = s->options.packed,
 		.read_only = s->options.read_only,
 		.serial = s->options.serial,
+		.max_request = plan_bounce(&s->options).max_request,
 	};
 	int err;
 
@@ -383,6 +415,7 @@ static int create_device(struct serve *s, struct error *e)
 		.backend = s->backend,
 		.nqueues = s->options.queues,
 		.queue_size = s->options.queue_size,
+		.bounce_size = plan_bounce(&s->options).size,
 		.loop = s->loop,
 		.thread_init = privileges_forget,
 	};

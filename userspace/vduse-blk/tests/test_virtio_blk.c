@@ -1258,6 +1258,16 @@ static void test_config(void **state)
 	assert_int_equal(le32toh(c->seg_max), VBLK_SEG_MAX);
 	assert_int_equal(le32toh(c->max_discard_sectors), 1000000 / 4096 * 8);
 	assert_int_equal(le32toh(c->discard_sector_alignment), 8);
+	assert_false(dev.features & FEATURE(VIRTIO_BLK_F_SIZE_MAX));
+
+	/* A limit on requests bounds segments and their size; one always remains. */
+	p.max_request = 131072;
+	assert_int_equal(vblk_device_init(&dev, &p, &e), 0);
+	assert_true(dev.features & FEATURE(VIRTIO_BLK_F_SIZE_MAX));
+	assert_int_equal(le32toh(c->seg_max) * le32toh(c->size_max), 131072);
+	p.max_request = 1;
+	assert_int_equal(vblk_device_init(&dev, &p, &e), 0);
+	assert_int_equal(le32toh(c->seg_max), 1);
 }
 
 static void test_device_checks(void **state)

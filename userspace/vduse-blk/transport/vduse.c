@@ -303,6 +303,7 @@ int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, st
 		.features = params->disk->features,
 		.nqueues = params->nqueues,
 		.queue_size = (uint16_t)params->queue_size,
+		.bounce_size = params->bounce_size,
 		.config = &params->disk->config,
 		.config_size = sizeof(params->disk->config),
 	};

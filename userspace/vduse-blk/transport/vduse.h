@@ -29,6 +29,7 @@ struct vduse;
  * @backend:	open backend; stays the caller's
  * @nqueues:	number of virtqueues
  * @queue_size:	longest ring
+ * @bounce_size: see struct vduse_dev_params
  * @loop:	main loop
  * @thread_init: called first on every queue thread; or NULL
  */
@@ -39,6 +40,7 @@ struct vduse_params {
 	struct backend *backend;
 	unsigned int nqueues;
 	unsigned int queue_size;
+	uint32_t bounce_size;
 	struct loop *loop;
 	void (*thread_init)(void);
 };

@@ -104,11 +104,36 @@ static int open_node(const char *name, struct error *e)
 	}
 }
 
+static int set_bounce_size(const char *name, uint32_t bytes, struct error *e)
+{
+	char path[sizeof("/sys/class/vduse//bounce_size") + VDUSE_NAME_MAX];
+	auto_close int fd = -1;
+
+	snprintf(path, sizeof(path), "/sys/class/vduse/%s/bounce_size", name);
+	fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0 || dprintf(fd, "%u", bytes) < 0)
+		return err_set_errno(e, errno, "set %s to %u", path, bytes);
+	return 0;
+}
+
+static int setup_queues(int fd, const struct vduse_dev_params *params, struct error *e)
+{
+	uint32_t i;
+
+	for (i = 0; i < params->nqueues; i++) {
+		struct vduse_vq_config vq = { .index = i, .max_size = params->queue_size };
+
+		if (ioctl(fd, VDUSE_VQ_SETUP, &vq))
+			return err_set_errno(e, errno, "set up virtqueue %u of \"%s\"", i,
+					     params->name);
+	}
+	return 0;
+}
+
 int vduse_dev_create(int control_fd, const struct vduse_dev_params *params, int *ret_fd,
 		     struct error *e)
 {
 	auto_close int fd = -1;
-	uint32_t i;
 	int err;
 
 	if (strlen(params->name) >= VDUSE_NAME_MAX)
@@ -118,25 +143,20 @@ int vduse_dev_create(int control_fd, const struct vduse_dev_params *params, int 
 	err = create_or_replace(control_fd, params, e);
 	if (err)
 		return err;
-
-	fd = open_node(params->name, e);
-	if (fd < 0) {
-		vduse_dev_destroy(control_fd, params->name, NULL);
-		return fd;
+	if (params->bounce_size)
+		err = set_bounce_size(params->name, params->bounce_size, e);
+	if (!err) {
+		fd = open_node(params->name, e);
+		err = min(fd, 0);
 	}
-
-	for (i = 0; i < params->nqueues; i++) {
-		struct vduse_vq_config vq = { .index = i, .max_size = params->queue_size };
-
-		if (ioctl(fd, VDUSE_VQ_SETUP, &vq)) {
-			err = err_set_errno(e, errno, "set up virtqueue %u of \"%s\"", i,
-					    params->name);
+	if (!err)
+		err = setup_queues(fd, params, e);
+	if (err) {
+		if (fd >= 0)
 			close(take_fd(&fd));
-			vduse_dev_destroy(control_fd, params->name, NULL);
-			return err;
-		}
+		vduse_dev_destroy(control_fd, params->name, NULL);
+		return err;
 	}
-
 	*ret_fd = take_fd(&fd);
 	return 0;
 }

@@ -16,6 +16,10 @@
 
 #include "base/error.h"
 
+/* Of bounce memory: what the module starts with, and the most it takes. */
+#define VDUSE_BOUNCE_DEFAULT	(64u << 20)
+#define VDUSE_BOUNCE_MAX	(1u << 30)
+
 /**
  * struct vduse_dev_params - what a device is created with
  * @name:		device name, a single path component
@@ -24,6 +28,8 @@
  * @features:		virtio features offered
  * @nqueues:		number of virtqueues
  * @queue_size:		largest ring size of each virtqueue
+ * @bounce_size:	bytes of bounce memory that virtio_vdpa may use; 0: the
+ *			module's default. It is allocated as it is used
  * @config:		configuration space, copied
  * @config_size:	its length in bytes
  */
@@ -34,6 +40,7 @@ struct vduse_dev_params {
 	uint64_t features;
 	uint32_t nqueues;
 	uint16_t queue_size;
+	uint32_t bounce_size;
 	const void *config;
 	uint32_t config_size;
 };

@@ -33,6 +33,8 @@ struct loop;
 #define VBLK_SEG_MAX		254u
 /* Segments in one discard or write-zeroes request, at most. */
 #define VBLK_RANGES_MAX		32u
+/* A limit on requests is the product of segments and their size: no segment is larger. */
+#define VBLK_LIMITED_SEG_SIZE	4096u
 /* Length of the identifier that GET_ID returns, padded with NUL. */
 #define VBLK_ID_BYTES		VIRTIO_BLK_ID_BYTES
 #define VBLK_SECTOR_SHIFT	9
@@ -48,6 +50,8 @@ struct loop;
  * @block_size: logical block size in bytes, a power of two, not smaller than the
  *	backend's and at most BACKEND_MAX_BLOCK_SIZE; 0: the backend's
  * @serial: what GET_ID returns, at most VBLK_ID_BYTES are used; NULL: empty
+ * @max_request: bytes of data in one request at most, in segments of
+ *	VBLK_LIMITED_SEG_SIZE; 0: whatever fits into the ring
  */
 struct vblk_device_params {
 	const struct backend_info *info;
@@ -57,6 +61,7 @@ struct vblk_device_params {
 	bool read_only;
 	uint32_t block_size;
 	const char *serial;
+	uint32_t max_request;
 };
 
 /**

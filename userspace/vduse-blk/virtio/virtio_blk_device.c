@@ -57,6 +57,8 @@ static uint64_t offered_features(const struct vblk_device *dev,
 		features |= FEATURE(VIRTIO_F_RING_PACKED);
 	if (p->num_queues > 1)
 		features |= FEATURE(VIRTIO_BLK_F_MQ);
+	if (p->max_request)
+		features |= FEATURE(VIRTIO_BLK_F_SIZE_MAX);
 	if (dev->read_only)
 		return features | FEATURE(VIRTIO_BLK_F_RO);
 	if (dev->backend_flags & BACKEND_F_FLUSH)
@@ -97,13 +99,24 @@ static void fill_topology(struct virtio_blk_config *c, const struct backend_info
 		c->opt_io_size = htole32(info->preferred_block / block_size);
 }
 
+/* Segments of data in one request; header and status take two more entries. */
+static uint32_t segments(const struct vblk_device_params *p)
+{
+	uint32_t n = p->queue_size > 2 ? min(p->queue_size - 2, VBLK_SEG_MAX) : 1;
+
+	if (p->max_request)
+		n = min(n, max(p->max_request / VBLK_LIMITED_SEG_SIZE, 1u));
+	return n;
+}
+
 static void fill_config(struct vblk_device *dev, const struct vblk_device_params *p)
 {
 	const uint32_t sectors_per_block = dev->block_size >> VBLK_SECTOR_SHIFT;
 	struct virtio_blk_config *c = &dev->config;
 
 	c->capacity = htole64(dev->capacity);
-	c->seg_max = htole32(p->queue_size > 2 ? min(p->queue_size - 2, VBLK_SEG_MAX) : 1);
+	c->size_max = htole32(p->max_request ? VBLK_LIMITED_SEG_SIZE : 0);
+	c->seg_max = htole32(segments(p));
 	c->blk_size = htole32(dev->block_size);
 	fill_topology(c, p->info, dev->block_size);
 	c->num_queues = htole16((uint16_t)p->num_queues);
