@@ -40,9 +40,9 @@ struct header {
 	struct nbd_reply want;
 };
 
-#define SIMPLE 0x67, 0x44, 0x66, 0x98
-#define CHUNK 0x66, 0x8e, 0x33, 0xef
-#define COOKIE 0, 0, 0, 9, 0, 0, 0, 7
+#define SIMPLE	     0x67, 0x44, 0x66, 0x98
+#define CHUNK	     0x66, 0x8e, 0x33, 0xef
+#define COOKIE	     0, 0, 0, 9, 0, 0, 0, 7
 #define COOKIE_VALUE 0x900000007
 
 static const struct header headers[] = {
@@ -129,7 +129,10 @@ static struct nbd_reply data_chunk(uint64_t offset, uint32_t length)
 /* All of a read in random order: accepted, each piece once, complete at the end. */
 static void test_scattered(void **state)
 {
-	enum { PIECES = 2 * NBD_MAX_RANGES, LENGTH = 64 };
+	enum {
+		PIECES = 2 * NBD_MAX_RANGES,
+		LENGTH = 64
+	};
 	struct error e = ERROR_INIT;
 	struct nbd_flight f;
 	unsigned int rng = 1;
@@ -225,10 +228,14 @@ static void test_max_payload(void **state)
 	static const struct {
 		uint32_t min, max, want;
 	} rows[] = {
-		{ 1, UINT32_MAX, 32 << 20 }, { 512, 32 << 20, 32 << 20 },
-		{ 1, 65536, 65536 },	     { 1, 1000, 512 },
-		{ 1, 511, 511 },	     { 4096, 12288, 12288 },
-		{ 4096, 4096, 4096 },	     { 1, 1, 1 },
+		{ 1, UINT32_MAX, 32 << 20 },
+		{ 512, 32 << 20, 32 << 20 },
+		{ 1, 65536, 65536 },
+		{ 1, 1000, 512 },
+		{ 1, 511, 511 },
+		{ 4096, 12288, 12288 },
+		{ 4096, 4096, 4096 },
+		{ 1, 1, 1 },
 	};
 
 	(void)state;
@@ -244,19 +251,18 @@ static void test_max_payload(void **state)
 #define REPLY 0x00, 0x03, 0xe8, 0x89, 0x04, 0x55, 0x65, 0xa9
 
 static const uint8_t server_says[] = {
-	'N', 'B', 'D', 'M', 'A', 'G', 'I', 'C', 'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 3,
-	REPLY, 0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 0,
-	REPLY, 0, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0, 14,
-	0, 3, 0, 0, 2, 0, 0, 0, 16, 0, 0, 1, 0, 0,
-	REPLY, 0, 0, 0, 7, 0, 0, 0, 3, 0, 0, 0, 12,
-	0, 0, 0, 0, 0, 0, 0, 16, 0, 0, 1, 5,
-	REPLY, 0, 0, 0, 7, 0, 0, 0, 1, 0, 0, 0, 0,
+	'N', 'B', 'D',	 'M',	'A', 'G', 'I', 'C', 'I', 'H', 'A',   'V', 'E', 'O', 'P', 'T',
+	0,   3,	  REPLY, 0,	0,   0,	  8,   0,   0,	 0,   1,     0,	  0,   0,   0,	 REPLY,
+	0,   0,	  0,	 7,	0,   0,	  0,   3,   0,	 0,   0,     14,  0,   3,   0,	 0,
+	2,   0,	  0,	 0,	16,  0,	  0,   1,   0,	 0,   REPLY, 0,	  0,   0,   7,	 0,
+	0,   0,	  3,	 0,	0,   0,	  12,  0,   0,	 0,   0,     0,	  0,   0,   16,	 0,
+	0,   1,	  5,	 REPLY, 0,   0,	  0,   7,   0,	 0,   0,     1,	  0,   0,   0,	 0,
 };
 
 static const uint8_t client_says[] = {
-	0, 0, 0, 3, 'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 8, 0, 0, 0, 0,
-	'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 7, 0, 0, 0, 12,
-	0, 0, 0, 4, 'd', 'i', 's', 'k', 0, 1, 0, 3,
+	0, 0, 0, 3,  'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 8,
+	0, 0, 0, 0,  'I', 'H', 'A', 'V', 'E', 'O', 'P', 'T', 0, 0, 0, 7,
+	0, 0, 0, 12, 0,	  0,   0,   4,	 'd', 'i', 's', 'k', 0, 1, 0, 3,
 };
 
 static void test_handshake(void **state)
@@ -318,10 +324,10 @@ static void test_long_name(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(test_request),	      cmocka_unit_test(test_headers),
-		cmocka_unit_test(test_scattered),     cmocka_unit_test(test_too_scattered),
-		cmocka_unit_test(test_extremes),      cmocka_unit_test(test_max_payload),
-		cmocka_unit_test(test_handshake),     cmocka_unit_test(test_long_name),
+		cmocka_unit_test(test_request),	  cmocka_unit_test(test_headers),
+		cmocka_unit_test(test_scattered), cmocka_unit_test(test_too_scattered),
+		cmocka_unit_test(test_extremes),  cmocka_unit_test(test_max_payload),
+		cmocka_unit_test(test_handshake), cmocka_unit_test(test_long_name),
 	};
 
 	return cmocka_run_group_tests_name("nbd_proto", tests, NULL, NULL);

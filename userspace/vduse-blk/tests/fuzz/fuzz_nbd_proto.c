@@ -16,8 +16,8 @@
 #include "backend/nbd_proto.h"
 
 #define NFLIGHTS 4
-#define BASE 65536
-#define LENGTH 2048
+#define BASE	 65536
+#define LENGTH	 2048
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
