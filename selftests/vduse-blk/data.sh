@@ -15,6 +15,16 @@ verify() # OPTION...
 	stop "$pid"
 }
 
+# More data in flight than the bounce buffer holds.
+large_requests() # OPTION...
+{
+	nbd_server "$work/s" memory 128M || return
+	serve d-large "nbd+unix:///?socket=$work/s" --queues 2 "$@" || return
+	fio_verify "$disk" --size=24m --numjobs=4 --offset_increment=32m --bsrange=512-1m \
+		--iodepth=32 --group_reporting || return
+	stop "$pid"
+}
+
 # Trimmed ranges read as zeroes from the memory plugin; the rest is untouched.
 discard()
 {
@@ -125,12 +135,14 @@ big_blocks()
 	stop "$pid"
 }
 
-plan 15
+plan 17
 check "fio verify, split, 1 queue" verify --packed off
 check "fio verify, split, 4 queues" verify --packed off --queues 4
 check "fio verify, packed, 1 queue" verify --packed on
 check "fio verify, packed, 4 queues" verify --packed on --queues 4
 check "fio verify, ring of 16" verify --queue-size 16 --queues 2
+check "fio verify, up to 1 MiB, split" large_requests
+check "fio verify, up to 1 MiB, packed" large_requests --packed on
 check "discard and write zeroes" discard
 check "ext4, split, 4 queues" filesystem ext4 --queues 4
 check "xfs, packed, 2 queues" filesystem xfs --packed on --queues 2
