@@ -102,7 +102,7 @@ static void check_handshake(const struct handshake_row *row)
 {
 	/* Long enough for a busy machine, except where it is waited for. */
 	struct backend_options options = { .connect_timeout_ms =
-						   row->ret == -ETIMEDOUT ? 700 : 20000 };
+						   row->ret == -ETIMEDOUT ? 1500 : 20000 };
 	struct error e = ERROR_INIT;
 	struct backend *backend;
 	struct nbd_script s;
