@@ -201,7 +201,8 @@ static void vduse_vdpa_get_config(struct vdpa_device *vdpa,
 	memset(buf + there, 0, len - there);
 }
 
-/* The configuration space is the daemon's; CREATE_DEV refuses the features
+/*
+ * The configuration space is the daemon's; CREATE_DEV refuses the features
  * that would let a driver write to it.
  */
 static void vduse_vdpa_set_config(struct vdpa_device *vdpa,

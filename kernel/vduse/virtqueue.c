@@ -28,7 +28,6 @@
  * used: vhost drops its reference before it replaces the callback, and calling
  * the callback, which reads the eventfd anew, costs the same.
  */
-#include <linux/nospec.h>
 #include <linux/slab.h>
 
 #include "sysfs.h"
