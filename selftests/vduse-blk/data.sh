@@ -41,6 +41,12 @@ discard()
 		stop "$pid"
 }
 
+# copy_tree DIR: some hundred files of all sizes
+copy_tree()
+{
+	find /usr/share -type f | head -n 500 | tar -C / -cf - -T - 2>/dev/null | tar -C "$1" -xf -
+}
+
 filesystem() # TYPE OPTION...
 {
 	local type=$1 mnt=$work/mnt sum
@@ -52,7 +58,7 @@ filesystem() # TYPE OPTION...
 	"mkfs.$type" -q "$disk" || return
 	mkdir -p "$mnt"
 	mount "$disk" "$mnt" || return
-	cp -r /usr/share "$mnt/" || return
+	copy_tree "$mnt" || return
 	dd if=/dev/urandom of="$mnt/random" bs=64k count=64 status=none || return
 	sum=$(checksums "$mnt")
 	umount "$mnt" || return
