@@ -255,8 +255,12 @@ int vblk_queue_start(struct vblk_queue *q, const struct vblk_queue_start_params 
 	err = virtqueue_init(&q->vq, &vq_params, e);
 	if (err)
 		return err_prefix(e, "queue %u", q->params.index);
-	/* 5.2.6.2: a driver that does not flush wants writes to be stable when done. */
-	q->write_through = (q->dev->features & ~params->features) & FEATURE(VIRTIO_BLK_F_FLUSH);
+	/*
+	 * 5.2.6.2: a driver that does not flush wants writes to be stable when
+	 * done. It cannot flush storage that only offers FUA, either.
+	 */
+	q->write_through = !(params->features & FEATURE(VIRTIO_BLK_F_FLUSH)) &&
+			   (q->dev->backend_flags & (BACKEND_F_FLUSH | BACKEND_F_FUA));
 	q->reset_asked = false;
 	q->phase = VBLK_RUNNING;
 	loop_idle_add(q->params.loop, &q->idle);
