@@ -20,6 +20,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/bigendian.h"
+
 #define INIT_MAGIC		0x4e42444d41474943ull /* NBDMAGIC */
 #define OPTION_MAGIC		0x49484156454f5054ull /* IHAVEOPT */
 #define OLDSTYLE_MAGIC		0x0000420281861253ull
@@ -59,30 +61,6 @@
 #define DEFAULT_MAX_BLOCK	(32u << 20)
 
 #define LARGEST_MIN_BLOCK	65536
-
-static uint16_t get16(const uint8_t *p)
-{
-	uint16_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be16toh(v);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be64toh(v);
-}
 
 /* --- output --- */
 
@@ -184,9 +162,9 @@ static enum nbd_handshake_result finish(struct nbd_handshake *h, struct error *e
 
 static enum nbd_handshake_result greeting(struct nbd_handshake *h, struct error *e)
 {
-	uint64_t magic = get64(h->in);
-	uint64_t style = get64(h->in + 8);
-	uint16_t flags = get16(h->in + 16);
+	uint64_t magic = get_be64(h->in);
+	uint64_t style = get_be64(h->in + 8);
+	uint16_t flags = get_be16(h->in + 16);
 
 	if (magic != INIT_MAGIC) {
 		err_set(e, EPROTO, "wrong magic 0x%016llx: this is no NBD server",
@@ -215,11 +193,11 @@ static enum nbd_handshake_result greeting(struct nbd_handshake *h, struct error 
 
 static enum nbd_handshake_result reply_header(struct nbd_handshake *h, struct error *e)
 {
-	uint64_t magic = get64(h->in);
-	uint32_t option = get32(h->in + 8);
-	uint32_t length = get32(h->in + 16);
+	uint64_t magic = get_be64(h->in);
+	uint32_t option = get_be32(h->in + 8);
+	uint32_t length = get_be32(h->in + 16);
 
-	h->reply_type = get32(h->in + 12);
+	h->reply_type = get_be32(h->in + 12);
 	if (magic != REPLY_MAGIC) {
 		err_set(e, EPROTO, "wrong magic 0x%016llx in an option reply",
 			(unsigned long long)magic);
@@ -262,22 +240,22 @@ static int info(struct nbd_handshake *h, struct error *e)
 
 	if (h->need < 2)
 		return err_set(e, EPROTO, "information reply is too short");
-	type = get16(h->in);
+	type = get_be16(h->in);
 	if (type == INFO_EXPORT) {
 		if (h->need != 12)
 			return err_set(e, EPROTO, "export information has %u bytes instead of 12",
 				       h->need);
-		x->size = get64(h->in + 2);
-		x->flags = get16(h->in + 10);
+		x->size = get_be64(h->in + 2);
+		x->flags = get_be16(h->in + 10);
 		h->have_export_info = true;
 	} else if (type == INFO_BLOCK_SIZE) {
 		if (h->need != 14)
 			return err_set(e, EPROTO,
 				       "block size information has %u bytes instead of 14",
 				       h->need);
-		x->min_block = get32(h->in + 2);
-		x->preferred_block = get32(h->in + 6);
-		x->max_block = get32(h->in + 10);
+		x->min_block = get_be32(h->in + 2);
+		x->preferred_block = get_be32(h->in + 6);
+		x->max_block = get_be32(h->in + 10);
 		x->block_sizes_given = true;
 		return check_block_sizes(x, e);
 	}
@@ -365,8 +343,8 @@ static enum nbd_handshake_result reply_payload(struct nbd_handshake *h, struct e
 
 static enum nbd_handshake_result export_reply(struct nbd_handshake *h, struct error *e)
 {
-	h->export.size = get64(h->in);
-	h->export.flags = get16(h->in + 8);
+	h->export.size = get_be64(h->in);
+	h->export.flags = get_be16(h->in + 8);
 	return finish(h, e);
 }
 

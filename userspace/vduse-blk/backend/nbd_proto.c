@@ -21,6 +21,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/bigendian.h"
+
 #define REQUEST_MAGIC	       0x25609513u
 #define SIMPLE_REPLY_MAGIC     0x67446698u
 #define STRUCTURED_REPLY_MAGIC 0x668e33efu
@@ -35,30 +37,6 @@
 #define CHUNK_OFFSET_HOLE      2
 #define CHUNK_ERROR_BIT	       (1u << 15)
 #define CHUNK_ERROR_OFFSET     (CHUNK_ERROR_BIT + 2)
-
-static uint16_t get16(const uint8_t *p)
-{
-	uint16_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be16toh(v);
-}
-
-static uint32_t get32(const uint8_t *p)
-{
-	uint32_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be32toh(v);
-}
-
-static uint64_t get64(const uint8_t *p)
-{
-	uint64_t v;
-
-	memcpy(&v, p, sizeof(v));
-	return be64toh(v);
-}
 
 /* --- requests --- */
 
@@ -119,8 +97,8 @@ static int decode_simple(const uint8_t *p, size_t n, struct nbd_reply *ret_reply
 	*ret_reply = (struct nbd_reply){
 		.kind = NBD_REPLY_SIMPLE,
 		.done = true,
-		.error = errno_from_wire(get32(p + 4)),
-		.cookie = get64(p + 8),
+		.error = errno_from_wire(get_be32(p + 4)),
+		.cookie = get_be64(p + 8),
 	};
 	return SIMPLE_HEADER;
 }
@@ -138,8 +116,8 @@ static int decode_error_chunk(const uint8_t *p, size_t n, uint16_t type, uint32_
 	if (n < CHUNK_HEADER + 6)
 		return 0;
 	r->kind = type == CHUNK_ERROR_OFFSET ? NBD_REPLY_ERROR_OFFSET : NBD_REPLY_ERROR;
-	r->error = errno_from_wire(get32(p + CHUNK_HEADER));
-	r->message = get16(p + CHUNK_HEADER + 4);
+	r->error = errno_from_wire(get_be32(p + CHUNK_HEADER));
+	r->message = get_be16(p + CHUNK_HEADER + 4);
 	r->tail = length - 6;
 	if (!r->error)
 		return err_set(e, EPROTO, "error chunk without an error");
@@ -156,7 +134,7 @@ static int decode_data_chunk(const uint8_t *p, size_t n, uint32_t length, struct
 	if (n < CHUNK_HEADER + 8)
 		return 0;
 	r->kind = NBD_REPLY_DATA;
-	r->offset = get64(p + CHUNK_HEADER);
+	r->offset = get_be64(p + CHUNK_HEADER);
 	r->length = length - 8;
 	return CHUNK_HEADER + 8;
 }
@@ -169,8 +147,8 @@ static int decode_hole_chunk(const uint8_t *p, size_t n, uint32_t length, struct
 	if (n < CHUNK_HEADER + 12)
 		return 0;
 	r->kind = NBD_REPLY_HOLE;
-	r->offset = get64(p + CHUNK_HEADER);
-	r->length = get32(p + CHUNK_HEADER + 8);
+	r->offset = get_be64(p + CHUNK_HEADER);
+	r->length = get_be32(p + CHUNK_HEADER + 8);
 	if (!r->length)
 		return err_set(e, EPROTO, "hole chunk of zero bytes");
 	return CHUNK_HEADER + 12;
@@ -185,10 +163,10 @@ static int decode_chunk(const uint8_t *p, size_t n, struct nbd_reply *ret_reply,
 
 	if (n < CHUNK_HEADER)
 		return 0;
-	r.done = get16(p + 4) & CHUNK_FLAG_DONE;
-	type = get16(p + 6);
-	r.cookie = get64(p + 8);
-	length = get32(p + 16);
+	r.done = get_be16(p + 4) & CHUNK_FLAG_DONE;
+	type = get_be16(p + 6);
+	r.cookie = get_be64(p + 8);
+	length = get_be32(p + 16);
 
 	if (type & CHUNK_ERROR_BIT) {
 		used = decode_error_chunk(p, n, type, length, &r, e);
@@ -218,7 +196,7 @@ int nbd_reply_decode(const uint8_t *p, size_t n, bool structured, struct nbd_rep
 
 	if (n < 4)
 		return 0;
-	magic = get32(p);
+	magic = get_be32(p);
 	if (magic == SIMPLE_REPLY_MAGIC)
 		return decode_simple(p, n, ret_reply);
 	if (magic != STRUCTURED_REPLY_MAGIC)
@@ -336,7 +314,7 @@ int nbd_flight_error_tail(struct nbd_flight *f, const struct nbd_reply *r, const
 
 	if (r->kind != NBD_REPLY_ERROR_OFFSET)
 		return 0;
-	offset = get64(tail + r->message);
+	offset = get_be64(tail + r->message);
 	if (offset < f->offset || offset - f->offset >= f->length)
 		return err_set(e, EPROTO,
 			       "error at offset %" PRIu64 " is outside its request at %" PRIu64
