@@ -228,8 +228,7 @@ err_minor:
 	return ret;
 }
 
-static int vduse_create_dev(const struct vduse_control *control,
-			    const struct vduse_dev_config *config,
+static int vduse_create_dev(const struct vduse_dev_config *config,
 			    const void __user *config_data)
 {
 	struct vduse_dev *dev;
@@ -242,7 +241,6 @@ static int vduse_create_dev(const struct vduse_control *control,
 	dev = dev_alloc(config);
 	if (!dev)
 		return -ENOMEM;
-	dev->api_version = control->api_version;
 
 	ret = dev_set_name(&dev->dev, "%s", config->name);
 	if (ret)
@@ -294,7 +292,7 @@ static int vduse_destroy_dev(const char *name)
 	return 0;
 }
 
-static long control_create_dev(struct vduse_control *control, void __user *argp)
+static long control_create_dev(void __user *argp)
 {
 	size_t size = offsetof(struct vduse_dev_config, config);
 	struct vduse_dev_config config;
@@ -307,7 +305,7 @@ static long control_create_dev(struct vduse_control *control, void __user *argp)
 		return ret;
 
 	mutex_lock(&vduse_table_lock);
-	ret = vduse_create_dev(control, &config, argp + size);
+	ret = vduse_create_dev(&config, argp + size);
 	mutex_unlock(&vduse_table_lock);
 	return ret;
 }
@@ -354,7 +352,7 @@ static long vduse_control_ioctl(struct file *file, unsigned int cmd,
 	case VDUSE_SET_API_VERSION:
 		return control_set_api_version(control, argp);
 	case VDUSE_CREATE_DEV:
-		return control_create_dev(control, argp);
+		return control_create_dev(argp);
 	case VDUSE_DESTROY_DEV:
 		return control_destroy_dev(argp);
 	}

@@ -93,7 +93,6 @@ enum vduse_attach {
  * struct vduse_dev - one device created through /dev/vduse/control
  * @dev: class device; its name is the VDUSE device's name
  * @minor: of /dev/vduse/NAME
- * @api_version: VDUSE API version its creator spoke
  * @device_id: virtio device ID; fixed at creation, like the next four
  * @vendor_id: virtio vendor ID
  * @device_features: virtio features offered
@@ -124,7 +123,6 @@ struct vduse_dev {
 	struct device dev;
 	int minor;
 
-	u64 api_version;
 	u32 device_id;
 	u32 vendor_id;
 	u64 device_features;
