@@ -13,7 +13,6 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -144,28 +143,12 @@ struct part {
 static int request_of(struct vhost_drv *d, const struct part *parts, unsigned int n, int ms)
 {
 	struct vring_desc *desc = (void *)(d->mem + VHOST_DRV_DESC);
-	uint16_t *avail = (void *)(d->mem + VHOST_DRV_AVAIL);
-	uint16_t *used = (void *)(d->mem + VHOST_DRV_USED);
-	struct pollfd p = { .fd = d->call, .events = POLLIN };
-	uint64_t end = now_ms() + (uint64_t)ms;
-	eventfd_t count;
 	unsigned int i;
 
 	for (i = 0; i < n; i++)
 		desc[i] = (struct vring_desc){ parts[i].iova, parts[i].len, parts[i].flags,
 					       parts[i].next };
-	d->mem[VHOST_DRV_STATUS] = 0xff;
-	avail[2 + d->avail % VHOST_DRV_NUM] = 0;
-	__atomic_store_n(&avail[1], ++d->avail, __ATOMIC_RELEASE);
-	eventfd_write(d->kick, 1);
-	while (__atomic_load_n(&used[1], __ATOMIC_ACQUIRE) != d->avail) {
-		int64_t left = (int64_t)(end - now_ms());
-
-		if (left <= 0 || poll(&p, 1, (int)left) < 0)
-			return -ETIMEDOUT;
-		eventfd_read(d->call, &count);
-	}
-	return d->mem[VHOST_DRV_STATUS];
+	return vhost_drv_submit(d, ms);
 }
 
 static void put_header(struct vhost_drv *d, uint32_t type, uint64_t sector)

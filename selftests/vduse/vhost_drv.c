@@ -180,25 +180,15 @@ static void put_desc(struct vhost_drv *d, unsigned int i, uint32_t offset,
 				       (uint16_t)(i + 1) };
 }
 
-int vhost_drv_request(struct vhost_drv *d, uint32_t type, uint64_t sector,
-		      uint32_t len, int ms)
+int vhost_drv_submit(struct vhost_drv *d, int ms)
 {
-	struct virtio_blk_outhdr *h = (void *)(d->mem + VHOST_DRV_HEADER);
 	uint16_t *avail = (void *)(d->mem + VHOST_DRV_AVAIL);
 	uint16_t *used = (void *)(d->mem + VHOST_DRV_USED);
 	struct pollfd p = { .fd = d->call, .events = POLLIN };
 	uint64_t end = now_ms() + (uint64_t)ms;
-	unsigned int n = 0;
 	eventfd_t count;
 
-	*h = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
 	d->mem[VHOST_DRV_STATUS] = 0xff;
-	put_desc(d, n++, VHOST_DRV_HEADER, sizeof(*h), VRING_DESC_F_NEXT);
-	if (len)
-		put_desc(d, n++, VHOST_DRV_DATA, len,
-			 VRING_DESC_F_NEXT | (type == VIRTIO_BLK_T_OUT ?
-						      0 : VRING_DESC_F_WRITE));
-	put_desc(d, n, VHOST_DRV_STATUS, 1, VRING_DESC_F_WRITE);
 	avail[2 + d->avail % VHOST_DRV_NUM] = 0;
 	__atomic_store_n(&avail[1], ++d->avail, __ATOMIC_RELEASE);
 	eventfd_write(d->kick, 1);
@@ -211,4 +201,20 @@ int vhost_drv_request(struct vhost_drv *d, uint32_t type, uint64_t sector,
 		eventfd_read(d->call, &count);
 	}
 	return d->mem[VHOST_DRV_STATUS];
+}
+
+int vhost_drv_request(struct vhost_drv *d, uint32_t type, uint64_t sector,
+		      uint32_t len, int ms)
+{
+	struct virtio_blk_outhdr *h = (void *)(d->mem + VHOST_DRV_HEADER);
+	unsigned int n = 0;
+
+	*h = (struct virtio_blk_outhdr){ .type = type, .sector = sector };
+	put_desc(d, n++, VHOST_DRV_HEADER, sizeof(*h), VRING_DESC_F_NEXT);
+	if (len)
+		put_desc(d, n++, VHOST_DRV_DATA, len,
+			 VRING_DESC_F_NEXT | (type == VIRTIO_BLK_T_OUT ?
+						      0 : VRING_DESC_F_WRITE));
+	put_desc(d, n, VHOST_DRV_STATUS, 1, VRING_DESC_F_WRITE);
+	return vhost_drv_submit(d, ms);
 }

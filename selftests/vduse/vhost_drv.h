@@ -63,6 +63,15 @@ long vhost_drv_get_base(struct vhost_drv *d, unsigned int index);
 int vhost_drv_set_base(struct vhost_drv *d, unsigned int index, uint32_t base);
 
 /**
+ * vhost_drv_submit() - make the chain at descriptor 0 available and kick
+ * @d: started device, with the descriptors in its table
+ * @ms: how long to wait for the completion
+ *
+ * Return: the status byte, which starts as 0xff, or -ETIMEDOUT.
+ */
+int vhost_drv_submit(struct vhost_drv *d, int ms);
+
+/**
  * vhost_drv_request() - one block request through the ring
  * @d: started device
  * @type: VIRTIO_BLK_T_*
