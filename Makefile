@@ -8,7 +8,7 @@ KDIR ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all deps modules userspace selftests images check lint demo bench-quick install \
+.PHONY: all deps modules userspace selftests images check check-debug lint demo bench-quick install \
 	clean distclean help
 
 # Targets run one after the other; the scripts themselves use every processor.
@@ -34,6 +34,9 @@ images: deps
 check:
 	@tools/check
 
+check-debug:
+	@CHECK_NAME=check-debug SUITE="$(SUITE)" tools/check deps debug_build debug_guest
+
 lint: deps
 	@tools/lint/lint
 
@@ -47,7 +50,8 @@ install: deps
 	@KDIR="$(KDIR)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" tools/build/install $(ARCH)
 
 clean:
-	@rm -rf build/modules build/modules-* build/userspace build/selftests build/check build/lint
+	@rm -rf build/modules build/modules-* build/userspace build/selftests build/check build/lint \
+		build/check-debug
 
 distclean:
 	rm -rf build
@@ -59,6 +63,9 @@ help:
 #: make demo           show the main job in a virtual machine (README.md)
 #: make check          every test, on amd64 and arm64; ends with
 #:                     "N passed, N failed, N skipped"
+#: make check-debug    the kernel modules' tests on a kernel with KASAN, lockdep
+#:                     and kmemleak, amd64; builds that kernel the first time
+#:                     (SUITE=NAME: only that folder of selftests/)
 #: make lint           sparse, checkpatch, W=1, cppcheck, shellcheck
 #: make bench-quick    instructions per I/O against the in-tree module and
 #:                     qemu-storage-daemon
