@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The frames that hold struct pages.
+ *
+ * At boot memblock gives them out: they are PG_reserved and outside of what
+ * the buddy allocator manages (totalram). Freeing one adds it there for good.
+ * What is allocated when a folio is restored comes from the buddy allocator,
+ * like the vmemmap of memory that is added later, and goes back to it. The
+ * kernel counts the two kinds apart: nr_memmap_boot_pages and nr_memmap_pages.
+ *
+ * On kernels that register boot memory for hot-removal (x86), a reserved frame
+ * has a second reference and a type in page->index; put_page_bootmem() undoes
+ * both and frees it.
+ *
+ * The reserve is a list of frames that is guarded by hvo_remap_mutex. It is
+ * used when the kernel frees a folio and memory is too short to restore its
+ * vmemmap: without the module that would have worked, so it has to work now.
+ */
+#include <linux/bootmem_info.h>
+#include <linux/gfp.h>
+#include <linux/moduleparam.h>
+
+#include "hvo.h"
+#include "remap.h"
+#include "stats.h"
+#include "symbols.h"
+#include "vpages.h"
+
+/* Failure is handled, and must not fill the log. */
+#define HVO_GFP		(GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+#define HVO_GFP_LIGHT	(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN)
+
+static LIST_HEAD(reserve);
+static unsigned long nr_reserve;
+
+#ifdef HVO_TEST
+static int fail_alloc = -1;
+module_param(fail_alloc, int, 0644);
+MODULE_PARM_DESC(fail_alloc, "So many more vmemmap pages can be had, then none (-1: off)");
+
+static bool fail_reserve;
+module_param(fail_reserve, bool, 0644);
+MODULE_PARM_DESC(fail_reserve, "The reserve pretends to be empty");
+
+static bool injected_failure(void)
+{
+	int left = READ_ONCE(fail_alloc);
+
+	if (left > 0)
+		WRITE_ONCE(fail_alloc, left - 1);
+	return !left;
+}
+
+static bool injected_empty_reserve(void)
+{
+	return READ_ONCE(fail_reserve);
+}
+#else
+static bool injected_failure(void)
+{
+	return false;
+}
+
+static bool injected_empty_reserve(void)
+{
+	return false;
+}
+#endif
+
+static void free_boot_frame(struct page *page)
+{
+#ifdef CONFIG_HAVE_BOOTMEM_INFO_NODE
+	unsigned long type = page->index;
+
+	if (page_ref_count(page) == 2 &&
+	    (type == SECTION_INFO || type == MIX_SECTION_INFO)) {
+		hvo_put_page_bootmem(page);
+		return;
+	}
+#endif
+	free_reserved_page(page);
+}
+
+void hvo_vpages_free(struct list_head *frames)
+{
+	struct page *page, *next;
+	long boot = 0, buddy = 0;
+
+	list_for_each_entry_safe(page, next, frames, lru) {
+		list_del(&page->lru);
+		if (PageReserved(page)) {
+			free_boot_frame(page);
+			boot++;
+		} else {
+			__free_page(page);
+			buddy++;
+		}
+	}
+	if (boot)
+		hvo_memmap_boot_pages_add(-boot);
+	if (buddy)
+		hvo_memmap_pages_add(-buddy);
+}
+
+static struct page *take_reserve(void)
+{
+	struct page *page;
+
+	if (list_empty(&reserve) || injected_empty_reserve())
+		return NULL;
+	page = list_first_entry(&reserve, struct page, lru);
+	list_del(&page->lru);
+	WRITE_ONCE(nr_reserve, nr_reserve - 1);
+	return page;
+}
+
+static void put_reserve(struct page *page)
+{
+	list_add(&page->lru, &reserve);
+	WRITE_ONCE(nr_reserve, nr_reserve + 1);
+}
+
+int hvo_vpages_alloc(int nid, unsigned long count, bool reserved,
+		     struct list_head *frames)
+{
+	struct page *page, *next;
+	unsigned long i;
+	LIST_HEAD(got);
+
+	for (i = 0; i < count; i++) {
+		page = injected_failure() ? NULL : alloc_pages_node(nid, HVO_GFP, 0);
+		if (!page && reserved)
+			page = take_reserve();
+		if (!page)
+			goto free;
+		list_add(&page->lru, &got);
+	}
+	hvo_memmap_pages_add(count);
+	list_splice(&got, frames);
+	return 0;
+
+free:
+	/* Frames of the reserve must not be lost to others here. */
+	list_for_each_entry_safe(page, next, &got, lru) {
+		list_del(&page->lru);
+		if (reserved)
+			put_reserve(page);
+		else
+			__free_page(page);
+	}
+	return -ENOMEM;
+}
+
+/* What the largest optimized folio would need. */
+static unsigned long reserve_wanted(void)
+{
+	unsigned long wanted = 0;
+	struct hstate *h;
+	int i;
+
+	for (i = 0; i < *hvo_kernel.max_hstate; i++) {
+		h = &hvo_kernel.hstates[i];
+		if (hvo_stat_read(h, NUMA_NO_NODE, HVO_OPTIMIZED) > 0)
+			wanted = max(wanted, hvo_freed_pages(h->order));
+	}
+	return wanted;
+}
+
+void hvo_reserve_fill(void)
+{
+	unsigned long wanted = reserve_wanted();
+	struct page *page;
+
+	lockdep_assert_held(&hvo_remap_mutex);
+	while (nr_reserve < wanted) {
+		page = injected_failure() ? NULL : alloc_page(HVO_GFP_LIGHT);
+		if (!page)
+			return;
+		put_reserve(page);
+	}
+	while (nr_reserve > wanted) {
+		page = list_first_entry(&reserve, struct page, lru);
+		list_del(&page->lru);
+		WRITE_ONCE(nr_reserve, nr_reserve - 1);
+		__free_page(page);
+	}
+}
+
+unsigned long hvo_reserve_kb(void)
+{
+	return READ_ONCE(nr_reserve) << (PAGE_SHIFT - 10);
+}
