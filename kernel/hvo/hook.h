@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Replacing a function of the kernel while the module is loaded.
+ *
+ * A hook is an ftrace operation with IPMODIFY that sends every call of the
+ * function to a replacement of the same signature. It is permanent, so that
+ * kernel.ftrace_enabled=0 is refused instead of dropping it. Calls that come
+ * from the module itself pass: that is how a replacement reaches the original.
+ * A replacement may not call the original as a tail call; since it ends with
+ * hvo_hook_leave(), it does not.
+ *
+ * The operation counts who is inside a replacement. Unregistering waits until
+ * nobody is, and then for the last instructions after the count went down.
+ */
+#ifndef HVO_HOOK_H
+#define HVO_HOOK_H
+
+#include <linux/atomic.h>
+#include <linux/ftrace.h>
+
+/**
+ * struct hvo_hook - one replaced function
+ * @name: the function's name in the kernel's source
+ * @replacement: what is called instead
+ * @address: of the original, once registered
+ * @inside: tasks that entered the replacement and have not left it
+ * @ops: private to hook.c
+ * @registered: private to hook.c
+ */
+struct hvo_hook {
+	const char *name;
+	void *replacement;
+	unsigned long address;
+	atomic_t inside;
+	struct ftrace_ops ops;
+	bool registered;
+};
+
+/**
+ * hvo_hook_register() - from now on the replacement is called
+ * @hook: with @name and @replacement set, everything else zero
+ *
+ * Context: module init, after hvo_symbols_resolve(); sleeps.
+ * Return: 0; -ENOENT (also if ftrace does not know the function), -EEXIST for
+ * the name; -EBUSY if ftrace is switched off or somebody else (a live patch)
+ * has replaced the function; another errno of ftrace. With a message.
+ */
+int hvo_hook_register(struct hvo_hook *hook);
+
+/**
+ * hvo_hook_unregister() - give the function back
+ * @hook: registered or not
+ *
+ * Returns when no task is in the replacement any more; sleeps as long as that
+ * takes.
+ */
+void hvo_hook_unregister(struct hvo_hook *hook);
+
+/**
+ * hvo_hook_leave() - the last thing that a replacement does
+ * @hook: its hook
+ *
+ * Context: any.
+ */
+static inline void hvo_hook_leave(struct hvo_hook *hook)
+{
+	atomic_dec(&hook->inside);
+}
+
+#endif /* HVO_HOOK_H */
