@@ -56,11 +56,17 @@ static struct hstate *hstate_of_order(unsigned int order)
 /* The kernel has taken the folio out of the pool; it goes back as surplus. */
 static void put_back_as_surplus(struct hstate *h, struct folio *folio)
 {
+	bool unreliable = folio_test_hugetlb_raw_hwp_unreliable(folio);
 	int nid = folio_nid(folio);
 
 	spin_lock_irq(hvo_kernel.hugetlb_lock);
-	/* All flags but ours go, as for any folio that enters the pool. */
+	/*
+	 * As for any folio that enters the pool, flags go; but not the one that
+	 * says that some of its pages are bad, and nobody knows which.
+	 */
 	folio_change_private(folio, NULL);
+	if (unreliable)
+		folio_set_hugetlb_raw_hwp_unreliable(folio);
 	folio_set_hugetlb_vmemmap_optimized(folio);
 	folio_set_hugetlb_freed(folio);
 	arch_clear_hugetlb_flags(folio);

@@ -484,6 +484,9 @@ void hvo_pool_new_folios(struct hstate *h, struct list_head *list, bool may_stop
 		cpus_read_lock();
 	mutex_lock(&hvo_remap_mutex);
 	list_for_each_entry(folio, list, lru) {
+		/* Switched off since: restore_all() may be past these. */
+		if (!READ_ONCE(hvo_settings.new_folios))
+			break;
 		if (folio_test_hugetlb_vmemmap_optimized(folio)) {
 			skip(h, folio, HVO_SKIPPED_NATIVE);
 			continue;
@@ -590,6 +593,7 @@ unsigned int hvo_pool_restore(const struct hstate *h, struct folio **list,
 	done = hvo_remap_restore(h, list, count, true);
 	for (i = 0; i < done; i++)
 		folio_clear_hugetlb_vmemmap_optimized(list[i]);
+	hvo_reserve_fill();
 	mutex_unlock(&hvo_remap_mutex);
 	return done;
 }

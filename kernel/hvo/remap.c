@@ -128,13 +128,14 @@ static enum hvo_stat mapping_obstacle(const struct folio *folio, unsigned int or
 	pmd_t *pmd;
 	pte_t *pte;
 
+	/* No architecture of ours maps the vmemmap by larger blocks. */
+	pmd = hvo_pmd(address);
+	if (!pmd)
+		return HVO_SKIPPED_CONTIGUOUS;
 	/*
 	 * With memmap_on_memory the struct pages lie in the very memory block
 	 * that they describe, at its start: looking at the first is enough.
 	 */
-	pmd = hvo_pmd(address);
-	if (!pmd || pmd_none(pmdp_get(pmd)))
-		return HVO_SKIPPED_SELF_HOSTED;
 	pte = hvo_pte(address);
 	frame = pte ? pte_page(ptep_get(pte)) :
 		      pmd_page(pmdp_get(pmd)) + pte_index(address);
