@@ -26,6 +26,7 @@ userspace: deps
 	@tools/build/userspace $(ARCH) all
 
 selftests: deps
+	@tools/build/test-modules $(ARCH)
 	@tools/build/selftests $(ARCH)
 
 images: deps
@@ -71,7 +72,8 @@ help:
 #:                     qemu-storage-daemon
 #: make modules        the kernel modules only
 #: make userspace      the daemon only
-#: make selftests      the kselftest suites (run them with tools/vm/vm)
+#: make selftests      the kselftest suites and the modules built for them (run
+#:                     them with tools/vm/vm)
 #: make images         what the virtual machines of both architectures boot
 #: make install        modules, daemon and manual page on this host
 #: make clean          remove what was built, keep downloads and images
