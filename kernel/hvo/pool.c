@@ -612,8 +612,10 @@ int hvo_pool_init(void)
 
 void hvo_pool_quiesce(void)
 {
+	WRITE_ONCE(hvo_settings.new_folios, 0);
 	mutex_lock(&switch_mutex);
-	WARN_ON(restore_all(false));
+	while (restore_all(false))
+		msleep(100);
 	mutex_unlock(&switch_mutex);
 }
 

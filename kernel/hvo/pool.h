@@ -116,8 +116,9 @@ int hvo_pool_init(void);
 /**
  * hvo_pool_quiesce() - no flag of ours is left on any folio
  *
- * Nothing is optimized and nothing will be, but a claim that was given up
- * while a folio was frozen may have left its flag.
+ * The module has no reference left, so nothing is optimized; but a claim that
+ * was given up while a folio was frozen may have left its flag, and with
+ * hvo_settings.new_folios a last folio may just have entered the pool.
  *
  * Context: module exit, the hooks still in place; sleeps.
  */
