@@ -97,7 +97,7 @@ static struct folio *cursor_next(struct cursor *cursor)
 	cursor->pfn += pages_per_huge_page(cursor->h);
 	folio = page_folio(page);
 	if (folio_pfn(folio) != pfn || !folio_test_hugetlb(folio) ||
-	    folio_nid(folio) != cursor->nid)
+	    folio_order(folio) != cursor->h->order || folio_nid(folio) != cursor->nid)
 		return NULL;
 	return folio;
 }

@@ -250,6 +250,7 @@ int hvo_remap_optimize(struct hstate *h, struct hvo_candidate *candidates,
 		share(c->folio, h->order, &frames, &flush);
 		__module_get(THIS_MODULE);
 		hvo_stat_add(h, folio_nid(c->folio), HVO_OPTIMIZED, 1);
+		hvo_reserve_account(h, 1);
 		trace_hvo_convert(c->folio, c->in_use);
 	}
 	hvo_flush_done(&flush);
@@ -342,6 +343,7 @@ static unsigned int restore_batch(const struct hstate *h, struct folio **folios,
 		if (layout[i] == HVO_NATIVE_SHARED)
 			continue;
 		hvo_stat_add(h, folio_nid(folios[i]), HVO_OPTIMIZED, -1);
+		hvo_reserve_account(h, -1);
 		module_put(THIS_MODULE);
 	}
 	hvo_flush_done(&flush);

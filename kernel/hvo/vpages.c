@@ -24,6 +24,7 @@
 #include "remap.h"
 #include "stats.h"
 #include "symbols.h"
+#include "verify.h"
 #include "vpages.h"
 
 /* Failure is handled, and must not fill the log. */
@@ -31,7 +32,10 @@
 #define HVO_GFP_LIGHT	(GFP_KERNEL | __GFP_NORETRY | __GFP_NOWARN)
 
 static LIST_HEAD(reserve);
-static unsigned long nr_reserve;
+static unsigned long nr_reserve, nr_wanted;
+
+/* Optimized folios of each size; guarded by hvo_remap_mutex. */
+static long nr_optimized[HUGE_MAX_HSTATE];
 
 #ifdef HVO_TEST
 static int fail_alloc = -1;
@@ -41,6 +45,11 @@ MODULE_PARM_DESC(fail_alloc, "So many more vmemmap pages can be had, then none (
 static bool fail_reserve;
 module_param(fail_reserve, bool, 0644);
 MODULE_PARM_DESC(fail_reserve, "The reserve pretends to be empty");
+
+static bool injection(void)
+{
+	return READ_ONCE(fail_alloc) >= 0;
+}
 
 static bool injected_failure(void)
 {
@@ -56,6 +65,11 @@ static bool injected_empty_reserve(void)
 	return READ_ONCE(fail_reserve);
 }
 #else
+static bool injection(void)
+{
+	return false;
+}
+
 static bool injected_failure(void)
 {
 	return false;
@@ -88,6 +102,7 @@ void hvo_vpages_free(struct list_head *frames)
 
 	list_for_each_entry_safe(page, next, frames, lru) {
 		list_del(&page->lru);
+		hvo_verify_frame_free(page);
 		if (PageReserved(page)) {
 			free_boot_frame(page);
 			boot++;
@@ -124,10 +139,13 @@ int hvo_vpages_alloc(int nid, unsigned long count, bool reserved,
 		     struct list_head *frames)
 {
 	struct page *page, *next;
-	unsigned long i;
+	unsigned long i = 0;
 	LIST_HEAD(got);
 
-	for (i = 0; i < count; i++) {
+	/* As many as the processor's free lists have, then one by one. */
+	if (!injection())
+		i = __alloc_pages_bulk(HVO_GFP, nid, NULL, count, &got, NULL);
+	for (; i < count; i++) {
 		page = injected_failure() ? NULL : alloc_pages_node(nid, HVO_GFP, 0);
 		if (!page && reserved)
 			page = take_reserve();
@@ -151,34 +169,35 @@ free:
 	return -ENOMEM;
 }
 
-/* What the largest optimized folio would need. */
-static unsigned long reserve_wanted(void)
+void hvo_reserve_account(const struct hstate *h, long delta)
 {
+	long *optimized = &nr_optimized[h - hvo_kernel.hstates];
 	unsigned long wanted = 0;
-	struct hstate *h;
 	int i;
 
-	for (i = 0; i < *hvo_kernel.max_hstate; i++) {
-		h = &hvo_kernel.hstates[i];
-		if (hvo_stat_read(h, NUMA_NO_NODE, HVO_OPTIMIZED) > 0)
-			wanted = max(wanted, hvo_freed_pages(h->order));
-	}
-	return wanted;
+	lockdep_assert_held(&hvo_remap_mutex);
+	*optimized += delta;
+	/* Only the first and the last folio of a size make a difference. */
+	if (*optimized && *optimized != delta)
+		return;
+	for (i = 0; i < *hvo_kernel.max_hstate; i++)
+		if (nr_optimized[i])
+			wanted = max(wanted, hvo_freed_pages(hvo_kernel.hstates[i].order));
+	nr_wanted = wanted;
 }
 
 void hvo_reserve_fill(void)
 {
-	unsigned long wanted = reserve_wanted();
 	struct page *page;
 
 	lockdep_assert_held(&hvo_remap_mutex);
-	while (nr_reserve < wanted) {
+	while (nr_reserve < nr_wanted) {
 		page = injected_failure() ? NULL : alloc_page(HVO_GFP_LIGHT);
 		if (!page)
 			return;
 		put_reserve(page);
 	}
-	while (nr_reserve > wanted) {
+	while (nr_reserve > nr_wanted) {
 		page = list_first_entry(&reserve, struct page, lru);
 		list_del(&page->lru);
 		WRITE_ONCE(nr_reserve, nr_reserve - 1);

@@ -9,6 +9,8 @@
 #include <linux/list.h>
 #include <linux/mm_types.h>
 
+struct hstate;
+
 /**
  * hvo_vpages_free() - give frames back
  * @frames: linked by lru; no entry maps them any more, no TLB has one that did
@@ -31,11 +33,22 @@ int hvo_vpages_alloc(int nid, unsigned long count, bool reserved,
 		     struct list_head *frames);
 
 /**
- * hvo_reserve_fill() - bring the reserve up to what it should hold
+ * hvo_reserve_account() - folios were optimized or restored
+ * @h: their size
+ * @delta: how many more are optimized now
  *
- * It holds what the largest optimized folio needs to be restored: then the
- * kernel can always free one, and freeing it pays for the next. Nothing is
- * optimized: it is given back. Does its best without reclaiming memory.
+ * Says what the reserve should hold: what the largest optimized folio needs to
+ * be restored. Then the kernel can always free one, and freeing it pays for the
+ * next. If nothing is optimized, it should be empty.
+ *
+ * Context: process; caller holds hvo_remap_mutex.
+ */
+void hvo_reserve_account(const struct hstate *h, long delta);
+
+/**
+ * hvo_reserve_fill() - bring the reserve to what it should hold
+ *
+ * Does its best without reclaiming memory.
  *
  * Context: process; sleeps. Caller holds hvo_remap_mutex.
  */
