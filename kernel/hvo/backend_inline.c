@@ -135,6 +135,8 @@ static noinline int isolate_or_dissolve(struct page *page, struct list_head *lis
 	return ret;
 }
 
+#define DEMOTE_TRIES	3
+
 /* .../hugepages-SIZEkB/demote, below mm/hugepages or nodeN/hugepages */
 static struct hstate *demote_target(struct kobject *kobj, int *ret_nid)
 {
@@ -157,18 +159,24 @@ static ssize_t demote_prepared(struct kobject *kobj, struct kobj_attribute *attr
 	demote_store_fn demote = (demote_store_fn)demote_hook.address;
 	unsigned long count;
 	struct hstate *h;
+	int nid, tries = 0;
 	ssize_t ret;
-	int nid;
 
 	h = demote_target(kobj, &nid);
 	/* What the kernel refuses, it refuses with its own error. */
 	if (!h || kstrtoul(buf, 10, &count))
 		return demote(kobj, attr, buf, len);
-	ret = hvo_pool_demote_begin(h, nid, count);
-	if (ret)
-		return ret;
-	ret = demote(kobj, attr, buf, len);
-	hvo_pool_demote_end();
+	do {
+		ret = hvo_pool_demote_begin(h, nid, count);
+		if (ret)
+			return ret;
+		ret = demote(kobj, attr, buf, len);
+		hvo_pool_demote_end(h);
+		/*
+		 * A folio that was freed in between is the first of the free
+		 * list, and optimized: the kernel found that one instead.
+		 */
+	} while (ret == -EBUSY && ++tries < DEMOTE_TRIES);
 	return ret;
 }
 

@@ -73,9 +73,11 @@ bool hvo_tails_align(struct folio *folio, unsigned int order)
 	BUILD_BUG_ON(sizeof(struct page) % sizeof(unsigned long));
 	if (!is_plain_tail(model, folio))
 		return false;
-	for (page = model + 1; page < end; page++)
+	for (page = model + 1; page < end; page++) {
 		if (!align(page, model))
 			return false;
+		hvo_resched(page - model);
+	}
 	return true;
 }
 
@@ -84,8 +86,10 @@ bool hvo_tails_equal(struct folio *folio, unsigned int order)
 	void *model = page_address(hvo_frame(hvo_vmemmap_address(folio, HVO_SHARED_PAGE)));
 	unsigned long i;
 
-	for (i = HVO_KEPT_PAGES; i < hvo_vmemmap_pages(order); i++)
+	for (i = HVO_KEPT_PAGES; i < hvo_vmemmap_pages(order); i++) {
 		if (memcmp(model, (void *)hvo_vmemmap_address(folio, i), PAGE_SIZE))
 			return false;
+		hvo_resched(i);
+	}
 	return true;
 }

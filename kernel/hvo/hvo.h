@@ -18,6 +18,7 @@
 
 #include <linux/hugetlb.h>
 #include <linux/mm.h>
+#include <linux/sched.h>
 
 #undef pr_fmt
 #define pr_fmt(fmt) "hvo: " fmt
@@ -46,6 +47,16 @@ static inline unsigned long hvo_vmemmap_address(const struct folio *folio,
 						unsigned long index)
 {
 	return (unsigned long)folio + index * PAGE_SIZE;
+}
+
+/*
+ * In every loop over the vmemmap pages of a folio: a 1 GiB folio has thousands,
+ * and some kernels only reschedule when asked to.
+ */
+static inline void hvo_resched(unsigned long index)
+{
+	if (!(index % 512))
+		cond_resched();
 }
 
 #endif /* HVO_H */

@@ -23,8 +23,9 @@
  * flag clear. There the flag stays, whatever the layout is, and the hook
  * clears it.
  *
- * switch_mutex keeps passes apart, and demotion from passes. It is the
- * outermost lock of the module (remap.c has the order).
+ * switch_mutex keeps passes apart. It is the outermost lock of the module
+ * (remap.c has the order), and no hook takes it. While the kernel demotes
+ * folios that were restored for that, passes pause: nr_demoting.
  */
 #include <linux/cpu.h>
 #include <linux/delay.h>
@@ -32,6 +33,7 @@
 #include <linux/module.h>
 #include <linux/sched/signal.h>
 #include <linux/slab.h>
+#include <linux/wait.h>
 #include <linux/workqueue.h>
 
 #include "hvo.h"
@@ -49,6 +51,13 @@ struct hvo_settings hvo_settings = {
 };
 
 static DEFINE_MUTEX(switch_mutex);
+/* Writers that wait for it; and, guarded by it, is the worker at work? */
+static atomic_t switch_waiters;
+static bool sweeping;
+
+/* Demotions at work; guarded by hvo_remap_mutex, zero wakes who waits. */
+static unsigned int nr_demoting;
+static DECLARE_WAIT_QUEUE_HEAD(demoted);
 
 /* The batch in work; guarded by hvo_remap_mutex. */
 static struct hvo_candidate *candidates;
@@ -204,7 +213,10 @@ static void unlock_batch(void)
 	cpus_read_unlock();
 }
 
-/* Returns 0, -ENOMEM, or -EAGAIN if the batch has to be tried again. */
+/*
+ * Returns 0; -ENOMEM; and if the batch has to be tried again, -EAGAIN for
+ * memory_failure(), -EBUSY for a demotion.
+ */
 static int optimize_batch(struct cursor *cursor)
 {
 	unsigned int i, count = 0, batch = READ_ONCE(hvo_settings.batch);
@@ -213,6 +225,10 @@ static int optimize_batch(struct cursor *cursor)
 	int ret = 0;
 
 	lock_batch();
+	if (nr_demoting) {
+		unlock_batch();
+		return -EBUSY;
+	}
 	for (i = 0; i < SCAN_MAX && count < batch && !cursor_at_end(cursor); i++) {
 		folio = cursor_next(cursor);
 		if (folio && claim(h, folio, &candidates[count]))
@@ -231,13 +247,21 @@ static int optimize_batch(struct cursor *cursor)
 	return ret;
 }
 
-/* memory_failure() is rare and short; a batch that met it waits until it ends. */
-static int wait_for_memory_failure(void)
+/* Both are rare and short. */
+static int wait_for(int obstacle)
 {
+	if (obstacle == -EBUSY)
+		return wait_event_interruptible(demoted, !READ_ONCE(nr_demoting));
 	if (mutex_lock_interruptible(hvo_kernel.mf_mutex))
 		return -EINTR;
 	mutex_unlock(hvo_kernel.mf_mutex);
 	return 0;
+}
+
+/* A sweep gives way to whoever writes to the switch. */
+static bool interrupted(void)
+{
+	return signal_pending(current) || (sweeping && atomic_read(&switch_waiters));
 }
 
 static int optimize_node(struct hstate *h, int nid)
@@ -247,16 +271,13 @@ static int optimize_node(struct hstate *h, int nid)
 
 	cursor_init(&cursor, h, nid);
 	while (!cursor_at_end(&cursor)) {
-		if (signal_pending(current))
+		if (interrupted())
 			return -EINTR;
-		if (!READ_ONCE(hvo_settings.enabled))
-			return 0;
 		before = cursor;
 		ret = optimize_batch(&cursor);
-		if (ret == -EAGAIN) {
-			ret = wait_for_memory_failure();
-			if (ret)
-				return ret;
+		if (ret == -EAGAIN || ret == -EBUSY) {
+			if (wait_for(ret))
+				return -EINTR;
 			cursor = before;
 		} else if (ret) {
 			result = ret;
@@ -306,22 +327,21 @@ static int optimize_all(void)
 }
 
 /*
- * Is the flag ours (the vmemmap may be plain: a claim that was given up at a
- * bad moment), and may it be cleared? Counts those for which it may not.
+ * Is the flag ours? (The vmemmap may be plain: a claim that was given up at a
+ * bad moment.) Counts the folios whose flag cannot be cleared yet. Those that
+ * the kernel leaks, because it lost track of which of their pages are bad, keep
+ * it for ever and are not waited for.
  */
 static bool restorable(struct hstate *h, struct folio *folio, unsigned long *unsettled)
 {
-	bool ok;
-
 	if (!folio_test_hugetlb_vmemmap_optimized(folio) ||
 	    hvo_layout(folio, h->order) == HVO_NATIVE_SHARED)
 		return false;
 	spin_lock_irq(hvo_kernel.hugetlb_lock);
-	ok = settled(h, folio);
-	spin_unlock_irq(hvo_kernel.hugetlb_lock);
-	if (!ok)
+	if (!settled(h, folio) && !folio_test_hugetlb_raw_hwp_unreliable(folio))
 		++*unsettled;
-	return ok;
+	spin_unlock_irq(hvo_kernel.hugetlb_lock);
+	return true;
 }
 
 /* Returns 0 or -ENOMEM. */
@@ -397,7 +417,10 @@ int hvo_pool_set(bool enable)
 {
 	int ret;
 
-	if (mutex_lock_interruptible(&switch_mutex))
+	atomic_inc(&switch_waiters);
+	ret = mutex_lock_interruptible(&switch_mutex);
+	atomic_dec(&switch_waiters);
+	if (ret)
 		return -EINTR;
 	/* enabled=1 is a reference to the module, like an optimized folio. */
 	if (enable && !hvo_settings.enabled)
@@ -507,10 +530,16 @@ void hvo_pool_new_folios(struct hstate *h, struct list_head *list, bool may_stop
 
 static void sweep(struct work_struct *work)
 {
+	int ret = 0;
+
 	mutex_lock(&switch_mutex);
+	sweeping = true;
 	if (hvo_settings.enabled)
-		optimize_all();
+		ret = optimize_all();
+	sweeping = false;
 	mutex_unlock(&switch_mutex);
+	if (ret == -EINTR)
+		hvo_pool_sweep_later();
 }
 
 static DECLARE_WORK(sweep_work, sweep);
@@ -529,6 +558,9 @@ static unsigned int collect_free(struct hstate *h, int nid, unsigned long count)
 
 	spin_lock_irq(hvo_kernel.hugetlb_lock);
 	list_for_each_entry(folio, &h->hugepage_freelists[nid], lru) {
+		/* The kernel passes those over. */
+		if (folio_test_hwpoison(folio))
+			continue;
 		if (!count-- || found == HVO_BATCH_MAX)
 			break;
 		if (folio_test_hugetlb_vmemmap_optimized(folio))
@@ -559,29 +591,44 @@ static int restore_free(struct hstate *h, int nid, unsigned long count)
 
 int hvo_pool_demote_begin(struct hstate *h, int nid, unsigned long count)
 {
-	int n, ret = 0;
+	int n, ret;
 
-	if (mutex_lock_interruptible(&switch_mutex))
-		return -EINTR;
 	if (!hvo_freed_pages(h->order))
 		return 0;
+	mutex_lock(&hvo_remap_mutex);
+	nr_demoting++;
+	mutex_unlock(&hvo_remap_mutex);
 	for_each_online_node(n) {
 		if (nid != NUMA_NO_NODE && n != nid)
 			continue;
 		ret = restore_free(h, n, count);
-		if (ret)
-			break;
+		if (ret) {
+			hvo_pool_demote_end(h);
+			return ret;
+		}
 	}
-	if (ret)
-		hvo_pool_demote_end();
-	return ret;
+	return 0;
 }
 
-void hvo_pool_demote_end(void)
+void hvo_pool_demote_end(struct hstate *h)
 {
-	mutex_unlock(&switch_mutex);
+	if (!hvo_freed_pages(h->order))
+		return;
+	mutex_lock(&hvo_remap_mutex);
+	if (!--nr_demoting)
+		wake_up_all(&demoted);
+	mutex_unlock(&hvo_remap_mutex);
 	hvo_pool_sweep_later();
 }
+
+static void refill(struct work_struct *work)
+{
+	mutex_lock(&hvo_remap_mutex);
+	hvo_reserve_fill();
+	mutex_unlock(&hvo_remap_mutex);
+}
+
+static DECLARE_WORK(refill_work, refill);
 
 unsigned int hvo_pool_restore(const struct hstate *h, struct folio **list,
 			      unsigned int count)
@@ -594,6 +641,9 @@ unsigned int hvo_pool_restore(const struct hstate *h, struct folio **list,
 	for (i = 0; i < done; i++)
 		folio_clear_hugetlb_vmemmap_optimized(list[i]);
 	hvo_reserve_fill();
+	/* The caller is about to free what pays for it. */
+	if (hvo_reserve_is_short())
+		queue_work(system_unbound_wq, &refill_work);
 	mutex_unlock(&hvo_remap_mutex);
 	return done;
 }
@@ -622,6 +672,7 @@ void hvo_pool_quiesce(void)
 void hvo_pool_exit(void)
 {
 	cancel_work_sync(&sweep_work);
+	cancel_work_sync(&refill_work);
 	kvfree(folios);
 	kvfree(candidates);
 }

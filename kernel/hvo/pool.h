@@ -105,10 +105,10 @@ unsigned int hvo_pool_restore(const struct hstate *h, struct folio **list,
  *
  * Context: process; sleeps.
  * Return: 0; or, and then hvo_pool_demote_end() is not called, -ENOMEM if one
- * could not be restored, -EINTR for a signal.
+ * could not be restored.
  */
 int hvo_pool_demote_begin(struct hstate *h, int nid, unsigned long count);
-void hvo_pool_demote_end(void);
+void hvo_pool_demote_end(struct hstate *h);
 
 /** hvo_pool_init() - 0 or -ENOMEM */
 int hvo_pool_init(void);

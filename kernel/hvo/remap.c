@@ -113,8 +113,10 @@ static void step_all(const struct folio *folio, unsigned int order,
 {
 	unsigned long i, pages = hvo_vmemmap_pages(order);
 
-	for (i = from; i < pages; i++)
+	for (i = from; i < pages; i++) {
 		hvo_pte_step(hvo_vmemmap_address(folio, i), step, NULL);
+		hvo_resched(i);
+	}
 	hvo_flush_add(flush, hvo_vmemmap_address(folio, from),
 		      hvo_vmemmap_address(folio, pages));
 }
@@ -222,6 +224,7 @@ static void share(const struct folio *folio, unsigned int order,
 
 		list_add(&hvo_frame(address)->lru, frames);
 		hvo_pte_step(address, HVO_SHARE, shared);
+		hvo_resched(i);
 	}
 	hvo_flush_add(flush, hvo_vmemmap_address(folio, HVO_KEPT_PAGES),
 		      hvo_vmemmap_address(folio, pages));
@@ -297,6 +300,7 @@ static void unshare(const struct folio *folio, unsigned int order,
 		fill_tails(page_address(frame), shared, layout);
 		hvo_pte_step(hvo_vmemmap_address(folio, i),
 			     layout == HVO_SHARED ? HVO_UNSHARE : HVO_NATIVE, frame);
+		hvo_resched(i);
 	}
 	hvo_flush_add(flush, hvo_vmemmap_address(folio, from),
 		      hvo_vmemmap_address(folio, pages));

@@ -26,6 +26,9 @@
 
 #define HVO_SPLITS_AT_ONCE	32
 
+/* As for any table of the kernel; but nobody is killed for an optimization. */
+#define HVO_SPLIT_GFP	(GFP_KERNEL | __GFP_RETRY_MAYFAIL | __GFP_NOWARN)
+
 static LIST_HEAD(pending);
 static unsigned int nr_pending;
 
@@ -53,16 +56,18 @@ static bool is_pending(pmd_t *pmd)
 static struct hvo_split *prepare(pmd_t *pmd, unsigned long address)
 {
 	struct hvo_split *split;
+	struct ptdesc *table;
 	unsigned int i;
 
-	split = kzalloc(sizeof(*split), GFP_KERNEL);
+	split = kzalloc(sizeof(*split), HVO_SPLIT_GFP);
 	if (!split)
 		return NULL;
-	split->table = pte_alloc_one_kernel(hvo_kernel.init_mm);
-	if (!split->table) {
+	table = pagetable_alloc(HVO_SPLIT_GFP, 0);
+	if (!table) {
 		kfree(split);
 		return NULL;
 	}
+	split->table = ptdesc_address(table);
 	split->pmd = pmd;
 	split->address = address;
 	for (i = 0; i < PTRS_PER_PTE; i++)

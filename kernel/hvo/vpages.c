@@ -18,6 +18,7 @@
  */
 #include <linux/bootmem_info.h>
 #include <linux/gfp.h>
+#include <linux/kmemleak.h>
 #include <linux/moduleparam.h>
 
 #include "hvo.h"
@@ -92,6 +93,7 @@ static void free_boot_frame(struct page *page)
 		return;
 	}
 #endif
+	kmemleak_free_part_phys(PFN_PHYS(page_to_pfn(page)), PAGE_SIZE);
 	free_reserved_page(page);
 }
 
@@ -110,6 +112,7 @@ void hvo_vpages_free(struct list_head *frames)
 			__free_page(page);
 			buddy++;
 		}
+		hvo_resched(boot + buddy);
 	}
 	if (boot)
 		hvo_memmap_boot_pages_add(-boot);
@@ -152,6 +155,7 @@ int hvo_vpages_alloc(int nid, unsigned long count, bool reserved,
 		if (!page)
 			goto free;
 		list_add(&page->lru, &got);
+		hvo_resched(i);
 	}
 	hvo_memmap_pages_add(count);
 	list_splice(&got, frames);
@@ -192,7 +196,8 @@ void hvo_reserve_fill(void)
 
 	lockdep_assert_held(&hvo_remap_mutex);
 	while (nr_reserve < nr_wanted) {
-		page = injected_failure() ? NULL : alloc_page(HVO_GFP_LIGHT);
+		page = injected_failure() ? NULL : alloc_pages_node(numa_mem_id(), HVO_GFP_LIGHT,
+								    0);
 		if (!page)
 			return;
 		put_reserve(page);
@@ -203,6 +208,11 @@ void hvo_reserve_fill(void)
 		WRITE_ONCE(nr_reserve, nr_reserve - 1);
 		__free_page(page);
 	}
+}
+
+bool hvo_reserve_is_short(void)
+{
+	return nr_reserve < nr_wanted;
 }
 
 unsigned long hvo_reserve_kb(void)

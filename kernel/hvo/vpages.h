@@ -55,6 +55,13 @@ void hvo_reserve_account(const struct hstate *h, long delta);
 void hvo_reserve_fill(void);
 
 /**
+ * hvo_reserve_is_short() - does it hold less than it should?
+ *
+ * Context: process; caller holds hvo_remap_mutex.
+ */
+bool hvo_reserve_is_short(void);
+
+/**
  * hvo_reserve_kb() - what the reserve holds now
  *
  * Context: any.
