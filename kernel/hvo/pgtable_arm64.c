@@ -33,6 +33,12 @@ pte_t hvo_arch_split_entry(pmd_t block, unsigned int index)
 	return pfn_pte(pmd_pfn(block) + index, prot);
 }
 
+static void set_block(struct hvo_split *split, pmd_t pmd)
+{
+	hvo_verify_block(split->address, pmdp_get(split->pmd), pmd);
+	set_pmd(split->pmd, pmd);
+}
+
 /*
  * Runs on one processor; the others are stopped. The table's entries were
  * written long before; the barrier in the flush orders them before the entry
@@ -47,11 +53,11 @@ static int split_stopped(void *data)
 	list_for_each_entry(split, splits, node) {
 		pmd_t table;
 
-		hvo_verify_split(split->address);
 		pmd_populate_kernel(NULL, &table, split->table);
-		set_pmd(split->pmd, __pmd(0));
+		set_block(split, __pmd(0));
 		__flush_tlb_kernel_pgtable(split->address);
-		set_pmd(split->pmd, table);
+		hvo_verify_flushed(split->address, split->address + PMD_SIZE);
+		set_block(split, table);
 	}
 	hvo_verify_stopped(false);
 	return 0;

@@ -13,6 +13,7 @@
 #include "hvo.h"
 #include "pgtable.h"
 #include "symbols.h"
+#include "verify.h"
 
 pte_t hvo_arch_split_entry(pmd_t block, unsigned int index)
 {
@@ -30,6 +31,7 @@ u64 hvo_arch_split(struct list_head *splits)
 {
 	struct mm_struct *mm = hvo_kernel.init_mm;
 	struct hvo_split *split;
+	pmd_t table;
 
 	list_for_each_entry(split, splits, node) {
 		spin_lock(&mm->page_table_lock);
@@ -37,7 +39,9 @@ u64 hvo_arch_split(struct list_head *splits)
 			hvo_split_block_frames(*split->pmd);
 			/* The table's entries before the table. */
 			smp_wmb();
-			pmd_populate_kernel(mm, split->pmd, split->table);
+			pmd_populate_kernel(mm, &table, split->table);
+			hvo_verify_block(split->address, *split->pmd, table);
+			set_pmd(split->pmd, table);
 			split->table = NULL;
 		}
 		spin_unlock(&mm->page_table_lock);

@@ -18,7 +18,7 @@
  * @old: the entry
  * @new: what is written to it
  *
- * Context: process; caller holds hvo_remap_mutex.
+ * Context: process; sleeps. Caller holds hvo_remap_mutex.
  */
 void hvo_verify_step(unsigned long address, enum hvo_step step, pte_t old, pte_t new);
 
@@ -27,9 +27,28 @@ void hvo_verify_step(unsigned long address, enum hvo_step step, pte_t old, pte_t
  * @start: first address
  * @end: behind the last
  *
- * Context: process; caller holds hvo_remap_mutex.
+ * Context: caller holds hvo_remap_mutex; process, or the machine is stopped.
  */
 void hvo_verify_flushed(unsigned long start, unsigned long end);
+
+/**
+ * hvo_verify_frame_free() - a frame is about to be given back
+ * @frame: nothing maps it any more, it is said
+ *
+ * Context: process; caller holds hvo_remap_mutex.
+ */
+void hvo_verify_frame_free(const struct page *frame);
+
+/**
+ * hvo_verify_forget() - the kernel itself has changed the entries of a range
+ * @start: first address
+ * @end: behind the last
+ *
+ * They are plain now: read-write, each with a frame of its own, and flushed.
+ *
+ * Context: process; caller holds hvo_remap_mutex.
+ */
+void hvo_verify_forget(unsigned long start, unsigned long end);
 
 /**
  * hvo_verify_stopped() - the machine stops, or goes on
@@ -40,29 +59,44 @@ void hvo_verify_flushed(unsigned long start, unsigned long end);
 void hvo_verify_stopped(bool stopped);
 
 /**
- * hvo_verify_split() - a block mapping is about to be replaced by a table
+ * hvo_verify_block() - an entry of level 2 is about to change
  * @address: first address below it
+ * @old: the entry
+ * @new: what is written to it
  *
- * Context: any.
+ * Where the architecture wants break-before-make, there are two changes with
+ * hvo_verify_flushed() in between.
+ *
+ * Context: any; caller holds hvo_remap_mutex. Uses no struct page.
  */
-void hvo_verify_split(unsigned long address);
+void hvo_verify_block(unsigned long address, pmd_t old, pmd_t new);
 
 /**
  * hvo_verify_selftest() - make each wrong order, see each one caught
  *
- * Context: module init; sleeps.
+ * Context: module init, before anything else is verified; sleeps.
  * Return: 0, -EIO (see the parameter verify_self_test), -ENOMEM.
  */
 int hvo_verify_selftest(void);
+
+/**
+ * hvo_verify_exit() - nothing is optimized any more
+ *
+ * Context: last of all; sleeps.
+ */
+void hvo_verify_exit(void);
 
 #else
 
 static inline void hvo_verify_step(unsigned long address, enum hvo_step step,
 				   pte_t old, pte_t new) { }
 static inline void hvo_verify_flushed(unsigned long start, unsigned long end) { }
+static inline void hvo_verify_frame_free(const struct page *frame) { }
+static inline void hvo_verify_forget(unsigned long start, unsigned long end) { }
 static inline void hvo_verify_stopped(bool stopped) { }
-static inline void hvo_verify_split(unsigned long address) { }
+static inline void hvo_verify_block(unsigned long address, pmd_t old, pmd_t new) { }
 static inline int hvo_verify_selftest(void) { return 0; }
+static inline void hvo_verify_exit(void) { }
 
 #endif /* HVO_TEST */
 
