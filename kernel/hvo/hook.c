@@ -7,8 +7,15 @@
  * called for every call, because a folio that passes a hook unseen is freed
  * with read-only struct pages. So there is no FTRACE_OPS_FL_RECURSION: ftrace's
  * protection against recursion drops a call when an interrupt comes at the
- * wrong moment, and the callback calls nothing that could recurse. The module's
- * own functions are built without ftrace entries, for the same reason.
+ * wrong moment, and the callback calls nothing that could recurse. Where others
+ * trace the same function, ftrace goes over the list of operations under a
+ * protection of its own: there, a call is dropped if it is made by a callback
+ * of that list in the same context, and none of them frees huge pages. The
+ * module's own functions are built without ftrace entries, for the same reason.
+ *
+ * What the module calls must not reach another hooked function by a tail call:
+ * the callback would see the module's address and let it pass. None of the
+ * originals that the backends call does.
  *
  * Unloading. The callback counts a task before it redirects it. The task
  * leaves the count as the last thing that the replacement does. To take the
