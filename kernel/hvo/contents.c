@@ -45,23 +45,34 @@ static bool is_plain_tail(const struct page *page, const struct folio *folio)
 	       !PageHWPoison(page);
 }
 
-/* Returns false if @page differs from @model in more than stale bits. */
+static bool align_stale(unsigned long *to, const unsigned long *from)
+{
+	unsigned int i;
+
+	for (i = 0; i < WORDS; i++)
+		if ((to[i] ^ from[i]) & ~stale[i])
+			return false;
+	for (i = 0; i < WORDS; i++)
+		if (to[i] != from[i])
+			WRITE_ONCE(to[i], from[i]);
+	return true;
+}
+
+/*
+ * Returns false if @page differs from @model in more than stale bits; it is
+ * not written then. Most pages do not differ at all.
+ */
 static bool align(struct page *page, const struct page *model)
 {
 	unsigned long *to = (unsigned long *)page;
 	const unsigned long *from = (const unsigned long *)model;
-	unsigned long diff;
+	unsigned long diff = 0;
 	unsigned int i;
 
-	for (i = 0; i < WORDS; i++) {
-		diff = to[i] ^ from[i];
-		if (likely(!diff))
-			continue;
-		if (diff & ~stale[i])
-			return false;
-		WRITE_ONCE(to[i], from[i]);
-	}
-	return true;
+#pragma GCC unroll 8
+	for (i = 0; i < WORDS; i++)
+		diff |= to[i] ^ from[i];
+	return likely(!diff) || align_stale(to, from);
 }
 
 bool hvo_tails_align(struct folio *folio, unsigned int order)
