@@ -404,7 +404,7 @@ static int restore_all(bool interruptible)
 		}
 		/* On their way into the pool or out of it: not for long. */
 		if (unsettled)
-			msleep(10);
+			msleep(20);
 	} while (unsettled);
 
 	mutex_lock(&hvo_remap_mutex);

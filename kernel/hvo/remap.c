@@ -89,6 +89,7 @@
 #include "trace.h"
 #include "vpages.h"
 
+/* For every change of a vmemmap entry; its place among the locks is above. */
 DEFINE_MUTEX(hvo_remap_mutex);
 
 enum hvo_layout hvo_layout(const struct folio *folio, unsigned int order)

@@ -77,7 +77,6 @@ static const struct symbol symbols[] = {
 	OBJECT(hugetlb_max_hstate, max_hstate),
 	OBJECT(hugetlb_lock, hugetlb_lock),
 	OBJECT(mm_kobj, mm_kobj),
-	OBJECT(free_hpage_work, free_hpage_work),
 	OBJECT(mf_mutex, mf_mutex),
 	FUNCTION(get_online_mems),
 	FUNCTION(put_online_mems),

@@ -17,29 +17,27 @@
 #include <linux/kobject.h>
 #include <linux/mutex.h>
 #include <linux/stop_machine.h>
-#include <linux/workqueue.h>
 
 struct btf;
 
 /**
  * struct hvo_kernel - objects of the kernel, resolved at load
- * @init_mm: the kernel's own page tables
- * @hstates: one per huge page size
- * @max_hstate: how many of them are in use
- * @hugetlb_lock: guards the lists, counters and HPG_freed of every hstate
- * @mm_kobj: parent of /sys/kernel/mm/ entries
- * @free_hpage_work: where the kernel frees folios that it may not free in
- *	the caller's context
- * @mf_mutex: held by memory_failure() while it decides what a page is and
- *	writes to its flags
  */
 struct hvo_kernel {
+	/** @init_mm: the kernel's own page tables */
 	struct mm_struct *init_mm;
+	/** @hstates: one per huge page size */
 	struct hstate *hstates;
+	/** @max_hstate: how many of them are in use */
 	int *max_hstate;
+	/** @hugetlb_lock: guards lists, counters and HPG_freed of every hstate */
 	spinlock_t *hugetlb_lock;
+	/** @mm_kobj: parent of /sys/kernel/mm/ entries */
 	struct kobject **mm_kobj;
-	struct work_struct *free_hpage_work;
+	/**
+	 * @mf_mutex: held by memory_failure() while it decides what a page is
+	 * and writes to its flags
+	 */
 	struct mutex *mf_mutex;
 };
 
