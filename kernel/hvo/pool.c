@@ -40,6 +40,7 @@
 #include "pgtable.h"
 #include "pool.h"
 #include "remap.h"
+#include "split.h"
 #include "stats.h"
 #include "symbols.h"
 #include "trace.h"
@@ -65,6 +66,9 @@ static struct folio **folios;
 
 /* How many places of the node are looked at with the locks held. */
 #define SCAN_MAX	4096
+
+/* How many places further on blocks are split with those of a batch. */
+#define SPLIT_AHEAD	2048
 
 /* Where a pass is. */
 struct cursor {
@@ -214,6 +218,33 @@ static void unlock_batch(void)
 }
 
 /*
+ * The blocks of the folios to come, so that one stop of the machine does for
+ * many batches. A hint is enough: a block that was split for nothing is harmless.
+ */
+static void split_ahead(struct cursor cursor)
+{
+	struct folio *folio;
+	unsigned int i;
+
+	for (i = 0; i < SPLIT_AHEAD && !cursor_at_end(&cursor); i++) {
+		folio = cursor_next(&cursor);
+		if (folio && (READ_ONCE(hvo_settings.in_use) || folio_test_hugetlb_freed(folio)))
+			hvo_remap_split_ahead(cursor.h, folio);
+		hvo_resched(i);
+	}
+}
+
+static bool needs_split(const struct hstate *h, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		if (hvo_split_needed(candidates[i].folio, h->order))
+			return true;
+	return false;
+}
+
+/*
  * Returns 0; -ENOMEM; and if the batch has to be tried again, -EAGAIN for
  * memory_failure(), -EBUSY for a demotion.
  */
@@ -234,6 +265,8 @@ static int optimize_batch(struct cursor *cursor)
 		if (folio && claim(h, folio, &candidates[count]))
 			count++;
 	}
+	if (needs_split(h, count))
+		split_ahead(*cursor);
 	if (count)
 		ret = hvo_remap_optimize(h, candidates, count, true);
 	for (i = 0; i < count; i++) {
@@ -506,6 +539,9 @@ void hvo_pool_new_folios(struct hstate *h, struct list_head *list, bool may_stop
 	if (may_stop && stops)
 		cpus_read_lock();
 	mutex_lock(&hvo_remap_mutex);
+	if (may_split)
+		list_for_each_entry(folio, list, lru)
+			hvo_remap_split_ahead(h, folio);
 	list_for_each_entry(folio, list, lru) {
 		/* Switched off since: restore_all() may be past these. */
 		if (!READ_ONCE(hvo_settings.new_folios))
@@ -523,6 +559,8 @@ void hvo_pool_new_folios(struct hstate *h, struct list_head *list, bool may_stop
 	}
 	if (count)
 		optimize_new(h, count, may_split);
+	/* None of them may stay pending, also if it was switched off. */
+	hvo_split_flush();
 	mutex_unlock(&hvo_remap_mutex);
 	if (may_stop && stops)
 		cpus_read_unlock();

@@ -154,6 +154,15 @@ static enum hvo_stat mapping_obstacle(const struct folio *folio, unsigned int or
 	return HVO_NOT_SKIPPED;
 }
 
+void hvo_remap_split_ahead(struct hstate *h, struct folio *folio)
+{
+	lockdep_assert_held(&hvo_remap_mutex);
+	/* Without memory for that, hvo_remap_optimize() will say so. */
+	if (mapping_obstacle(folio, h->order) == HVO_NOT_SKIPPED &&
+	    hvo_split_needed(folio, h->order))
+		hvo_split_folio(h, folio);
+}
+
 /* Step 1. Returns -ENOMEM if a folio was skipped for that. */
 static int split_blocks(struct hstate *h, struct hvo_candidate *candidates,
 			unsigned int count, bool may_split)

@@ -67,6 +67,20 @@ int hvo_remap_optimize(struct hstate *h, struct hvo_candidate *candidates,
 		       unsigned int count, bool may_split);
 
 /**
+ * hvo_remap_split_ahead() - prepare to split the blocks of a folio
+ * @h: its size
+ * @folio: looks like a HugeTLB folio of this size; need not be claimed
+ *
+ * Where splitting stops the machine, many blocks at a time keep the stops few.
+ * Those that are prepared here are split by the next hvo_remap_optimize(), in
+ * between if they are many, or by hvo_split_flush().
+ *
+ * Context: process; sleeps. Caller holds hvo_remap_mutex, mem_hotplug_lock or
+ * else owns the folio, and whatever splitting needs (may_split above).
+ */
+void hvo_remap_split_ahead(struct hstate *h, struct folio *folio);
+
+/**
  * hvo_remap_restore() - bring the vmemmap of folios back
  * @h: their size
  * @folios: each in any layout; HPG_vmemmap_optimized is not changed

@@ -17,7 +17,7 @@ bool hvo_split_needed(const struct folio *folio, unsigned int order);
 /**
  * hvo_split_folio() - replace the blocks that map a folio's vmemmap by tables
  * @h: its size
- * @folio: a claimed folio
+ * @folio: a HugeTLB folio, or what looks like one; its vmemmap stays mapped
  *
  * Costs a page per block, for good: a table is not merged again. Blocks are
  * collected over calls and replaced together by hvo_split_flush().
