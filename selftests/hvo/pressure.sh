@@ -32,13 +32,30 @@ with_failures()
 
 full_pool() { pool_set 2048 "$pages" && hvo_switch 1 && hvo_whole_pool 2048; }
 
-# Freeing a folio needs its vmemmap: from the reserve, which the folio that was
-# freed pays back.
+# frames N: pages of vmemmap that so many folios need when they are restored
+frames() { echo $(($1 * $(saving 2048) / 4)); }
+
+# Freeing a folio needs its vmemmap: that of the reserve, if there is no other.
+# The folio that was freed pays it back before the next one is restored.
 shrink_by_the_reserve()
 {
 	full_pool || return
-	at_least reserve_kB "$(hvo_get reserve_kB)" "$(saving 2048)" || return
+	equal reserve_kB "$(hvo_get reserve_kB)" "$(saving 2048)" || return
 	allow 0
+	write $((pages - 1)) "$nr" || return
+	equal nr_hugepages "$(pool_get 2048 nr_hugepages)" $((pages - 1)) || return
+	allow "$(frames 1)"
+	write $((pages - 2)) "$nr" || return
+	equal nr_hugepages "$(pool_get 2048 nr_hugepages)" $((pages - 2)) || return
+	figure_is "$pool/optimized" $((pages - 2)) || return
+	figure_is "$pool/restore_failures" 0
+}
+
+# Many at once: the memory is short for one of them.
+shrink_to_nothing()
+{
+	full_pool || return
+	allow "$(frames $((pages - 1)))"
 	write 0 "$nr" || return
 	equal nr_hugepages "$(pool_get 2048 nr_hugepages)" 0 || return
 	figure_is "$pool/optimized" 0 || return
@@ -51,7 +68,7 @@ surplus_by_the_reserve()
 	full_pool || return
 	hold 2048 "$pages" || return
 	write 0 "$nr" || return
-	allow 0
+	allow "$(frames $((pages - 1)))"
 	release || return
 	wait_for pool_is_empty || return
 	figure_is "$pool/restore_failures" 0
@@ -184,7 +201,7 @@ kernels_failures()
 	hvo_switch 1 && hvo_whole_pool 2048 && hvo_switch 0 && hvo_nothing && release
 }
 
-begin 9
+begin 10
 for f in fail_alloc fail_reserve; do
 	[ -e $parameters/$f ] || {
 		result 1 "the module is the test build (it has no parameter $f)"
@@ -192,6 +209,7 @@ for f in fail_alloc fail_reserve; do
 	}
 done
 check "shrinking lives on the reserve" with_failures shrink_by_the_reserve
+check "shrinking by many at once, too" with_failures shrink_to_nothing
 check "releasing surplus pages does, too" with_failures surplus_by_the_reserve
 check "with no reserve the pages stay" with_failures shrink_without_the_reserve
 check "enabled=0 with too little memory" with_failures disable_with_too_little
