@@ -8,7 +8,7 @@ KDIR ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all deps modules userspace selftests images check check-debug lint demo bench-quick install \
+.PHONY: all deps modules userspace selftests images check check-debug lint demo bench bench-quick install \
 	clean distclean help
 
 # Targets run one after the other; the scripts themselves use every processor.
@@ -44,6 +44,10 @@ lint: deps
 demo:
 	@tools/demo/demo $(ARCH)
 
+bench: all
+	@tools/bench/bench-quick
+	@tools/bench/bench-hvo
+
 bench-quick: all
 	@tools/bench/bench-quick
 
@@ -61,7 +65,7 @@ help:
 	@sed -n '/^#:/s/^#: \{0,1\}//p' Makefile
 
 #: make                build the modules and the daemon for this architecture
-#: make demo           show the main job in a virtual machine (README.md)
+#: make demo           show the main jobs in virtual machines (README.md)
 #: make check          every test, on amd64 and arm64; ends with
 #:                     "N passed, N failed, N skipped"
 #: make check-debug    the kernel modules' tests on a kernel with KASAN, lockdep
@@ -70,6 +74,8 @@ help:
 #: make lint           sparse, checkpatch, W=1, cppcheck, shellcheck
 #: make bench-quick    instructions per I/O against the in-tree module and
 #:                     qemu-storage-daemon
+#: make bench          that, and what hvo.ko costs per huge page, on both
+#:                     architectures and against the kernel's own HVO
 #: make modules        the kernel modules only
 #: make userspace      the daemon only
 #: make selftests      the kselftest suites and the modules built for them (run
