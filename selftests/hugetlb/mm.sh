@@ -24,8 +24,10 @@ fault_after_madv=hugetlb_fault_after_madv_1000
 
 # Those that poison memory are last: what cannot be undone disturbs no other.
 tests=(hugepage-vmemmap hugepage-mmap hugepage-mremap hugepage-shm hugetlb-madvise
-	map_hugetlb thuge-gen hugetlb_dio gup_test "$fault_after_madv" hugetlb_madv_vs_map
-	hugetlb-read-hwpoison hugetlb-read-hwpoison-handled)
+	map_hugetlb thuge-gen hugetlb_dio gup_test gup_longterm cow
+	uffd-stress-hugetlb uffd-stress-hugetlb-private
+	"$fault_after_madv" hugetlb_madv_vs_map
+	hugetlb-soft-offline hugetlb-read-hwpoison hugetlb-read-hwpoison-handled)
 
 default_kB=$(meminfo Hugepagesize)
 hang_seconds=400
@@ -133,6 +135,18 @@ with_disk()
 	return "$status"
 }
 
+# with_soft_offline COMMAND...: the test turns it off
+with_soft_offline()
+{
+	local enabled status
+
+	read -r enabled </proc/sys/vm/enable_soft_offline
+	"$@"
+	status=$?
+	echo "$enabled" >/proc/sys/vm/enable_soft_offline
+	return "$status"
+}
+
 # gup_matrix: every way to take pages, for reading and for writing, private and
 # shared, by one page, by 123 and by a huge page
 gup_matrix()
@@ -155,11 +169,15 @@ gup_matrix()
 # execute TEST
 execute()
 {
-	local program=(timeout --kill-after=10 "$hang_seconds" "./$1")
+	local limit=(timeout --kill-after=10 "$hang_seconds")
+	local program=("${limit[@]}" "$here/$1") stress=("${limit[@]}" "$here/uffd-stress")
 
 	case $1 in
 	hugepage-shm) with_shm_limits "${program[@]}" ;;
 	hugetlb_dio) with_disk "${program[@]}" ;;
+	hugetlb-soft-offline) with_soft_offline "${program[@]}" ;;
+	gup_longterm) cd "$work" && "${program[@]}" ;;
+	uffd-stress-*) "${stress[@]}" "${1#uffd-stress-}" 64 8 ;;
 	gup_test) gup_matrix ;;
 	fixture) bash -c "$fixture" ;;
 	*) "${program[@]}" ;;
@@ -322,21 +340,9 @@ empty_pools()
 	if [ -b /dev/ram0 ]; then
 		rmmod brd
 	fi
-	drain
 }
 
-# memory_is_back: all of it is managed by the kernel again, and all but what
-# the kernel's caches have grown by is free. The pools held 256 MiB and more.
-memory_is_back()
-{
-	local total free
-
-	empty_pools || return
-	total=$(meminfo MemTotal)
-	free=$(free_kB)
-	echo "MemTotal $first_total kB, now $total kB; free $first_free kB, now $free kB"
-	[ "$total" -eq "$first_total" ] && [ "$free" -ge $((first_free - 8 * 1024)) ]
-}
+pools_given_back() { empty_pools && memory_is_back; }
 
 [ $# -gt 0 ] || set -- off on
 case $* in
@@ -350,13 +356,12 @@ esac
 
 check "a failing test is noticed" noticed
 empty_pools
-first_total=$(meminfo MemTotal)
-first_free=$(free_kB)
+memory_remember
 for state; do
 	[ "$state" = off ] || check "hvo is loaded and turned on" hvo_on
 	run_all "$state"
 	[ "$state" = off ] || check "hvo is turned off and unloaded" hvo_off
 done
 [ $# -eq 1 ] || compare_all
-check "the memory is back" memory_is_back
+check "the memory is back" pools_given_back
 finish

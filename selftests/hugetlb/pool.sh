@@ -67,3 +67,37 @@ free_kB()
 	lists=$(awk '$1 == "count:" { n += $2 } END { print n + 0 }' /proc/zoneinfo)
 	echo $(($(meminfo MemFree) + lists * $(getconf PAGESIZE) / 1024))
 }
+
+# vmstat NAME
+vmstat() { sed -n "s/^$1 //p" /proc/vmstat; }
+
+# memory_remember: how things are before a test
+memory_remember()
+{
+	drain
+	first_total=$(meminfo MemTotal)
+	first_free=$(free_kB)
+	first_boot=$(vmstat nr_memmap_boot_pages)
+	first_memmap=$(($(vmstat nr_memmap_pages) + first_boot))
+}
+
+# memory_is_back: as much is free as when it was remembered, but for what the
+# kernel's caches may have grown by, and as many pages hold struct pages. Those
+# that memblock gave out at boot do not count in MemTotal; one that was freed,
+# and replaced later, does from then on, and for no other reason may it grow.
+memory_is_back()
+{
+	local total free boot memmap page_kB=$(($(getconf PAGESIZE) / 1024))
+
+	drain
+	total=$(meminfo MemTotal)
+	free=$(free_kB)
+	boot=$(vmstat nr_memmap_boot_pages)
+	memmap=$(($(vmstat nr_memmap_pages) + boot))
+	echo "MemTotal $first_total kB, now $total kB; free $first_free kB, now $free kB"
+	echo "pages of struct pages: $first_memmap, of these $first_boot of the boot;" \
+		"now $memmap, $boot"
+	[ "$memmap" -eq "$first_memmap" ] &&
+		[ "$total" -eq $((first_total + (first_boot - boot) * page_kB)) ] &&
+		[ "$free" -ge $((first_free - 8 * 1024)) ]
+}
