@@ -360,21 +360,30 @@ static int optimize_all(void)
 }
 
 /*
- * Is the flag ours? (The vmemmap may be plain: a claim that was given up at a
- * bad moment.) Counts the folios whose flag cannot be cleared yet. Those that
- * the kernel leaks, because it lost track of which of their pages are bad, keep
- * it for ever and are not waited for.
+ * Is there something of ours to undo, the layout or only the flag? (A claim
+ * that was given up at a bad moment leaves the flag.) Counts the folios whose
+ * flag cannot be cleared yet. Those that the kernel leaks, because it lost track
+ * of which of their pages are bad, keep it for ever and are not waited for.
+ *
+ * Our layout does not change while hvo_remap_mutex is held, so it is undone
+ * wherever the folio is. A plain one with the flag may be in the hands of the
+ * kernel's own HVO, which optimizes folios before they enter the pool and
+ * knows nothing of the mutex: unless it is settled, it is left alone.
  */
 static bool restorable(struct hstate *h, struct folio *folio, unsigned long *unsettled)
 {
-	if (!folio_test_hugetlb_vmemmap_optimized(folio) ||
-	    hvo_layout(folio, h->order) == HVO_NATIVE_SHARED)
+	enum hvo_layout layout = hvo_layout(folio, h->order);
+	bool flagged, ok;
+
+	if (layout == HVO_NATIVE_SHARED)
 		return false;
 	spin_lock_irq(hvo_kernel.hugetlb_lock);
-	if (!settled(h, folio) && !folio_test_hugetlb_raw_hwp_unreliable(folio))
+	flagged = folio_test_hugetlb_vmemmap_optimized(folio);
+	ok = settled(h, folio);
+	if (flagged && !ok && !folio_test_hugetlb_raw_hwp_unreliable(folio))
 		++*unsettled;
 	spin_unlock_irq(hvo_kernel.hugetlb_lock);
-	return true;
+	return flagged && (ok || layout == HVO_SHARED);
 }
 
 /* Returns 0 or -ENOMEM. */
