@@ -60,6 +60,15 @@ unsigned long hvo_test_folio_difference(const struct hvo_test_folio *test)
 	return 0;
 }
 
+void hvo_test_folio_repair(struct hvo_test_folio *test)
+{
+	struct page *pages = &test->folio->page;
+	unsigned long i;
+
+	for (i = 1; i < 1UL << test->h->order; i++)
+		pages[i] = test->before[i];
+}
+
 bool hvo_test_folio_is_plain(const struct hvo_test_folio *test)
 {
 	unsigned long i, pages = hvo_vmemmap_pages(test->h->order);
@@ -176,9 +185,6 @@ static int remember(struct hvo_test_folio *test)
 	struct page *pages = &test->folio->page;
 	unsigned int i;
 
-	test->before = kvmalloc(size, GFP_KERNEL);
-	if (!test->before)
-		return -ENOMEM;
 	if (!hvo_tails_align(test->folio, test->h->order)) {
 		snprintf(result, sizeof(result), "not run: %s",
 			 hvo_stat_names[HVO_SKIPPED_CONTENTS]);
@@ -186,8 +192,8 @@ static int remember(struct hvo_test_folio *test)
 	}
 	for (i = FIRST_PLAIN_TAIL; i < PER_PAGE; i++)
 		pages[i] = pages[PER_PAGE];
-	memcpy(test->before, pages, size);
-	return 0;
+	test->before = kvmemdup(pages, size, GFP_KERNEL);
+	return test->before ? 0 : -ENOMEM;
 }
 
 static int alloc_test_folio(struct hvo_test_folio *test)
@@ -214,17 +220,20 @@ static int alloc_test_folio(struct hvo_test_folio *test)
 
 static void free_test_folio(struct hvo_test_folio *test)
 {
-	kvfree(test->before);
 	if (!test->folio)
 		return;
 	if (!hvo_test_folio_is_plain(test)) {
 		pr_err("the folio of the self-test is lost\n");
-		return;
+		goto free_copy;
 	}
+	if (test->before)
+		hvo_test_folio_repair(test);
 	__folio_clear_hugetlb(test->folio);
 	test->folio->private = NULL;
 	folio_ref_unfreeze(test->folio, 1);
 	__free_pages(&test->folio->page, test->h->order);
+free_copy:
+	kvfree(test->before);
 }
 
 static int run(struct hstate *h)

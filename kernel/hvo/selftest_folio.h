@@ -10,7 +10,7 @@
  * @h: its size
  * @folio: looks like a HugeTLB folio before it enters the pool: frozen,
  *	PG_hugetlb, on no list
- * @before: its struct pages when they were plain
+ * @before: a copy of its struct pages when they were plain; NULL at first
  */
 struct hvo_test_folio {
 	struct hstate *h;
@@ -27,6 +27,12 @@ struct hvo_test_folio {
  * Return: number of the first struct page that differs; 0 if there is none.
  */
 unsigned long hvo_test_folio_difference(const struct hvo_test_folio *test);
+
+/**
+ * hvo_test_folio_repair() - describe it as before
+ * @test: the folio; plain
+ */
+void hvo_test_folio_repair(struct hvo_test_folio *test);
 
 /**
  * hvo_test_folio_is_plain() - can its struct pages be written again?

@@ -67,15 +67,6 @@ static void forget_entries(const struct hvo_test_folio *test)
 	hvo_test_folio_unlock();
 }
 
-static void repair(struct hvo_test_folio *test)
-{
-	struct page *pages = &test->folio->page;
-	unsigned long i;
-
-	for (i = 1; i < 1UL << test->h->order; i++)
-		pages[i] = test->before[i];
-}
-
 /* The kernel's function takes the flag and the key back if it succeeds. */
 static int try_kernels_restore(struct hvo_test_folio *test, bool *ret_broken)
 {
@@ -92,7 +83,7 @@ static int try_kernels_restore(struct hvo_test_folio *test, bool *ret_broken)
 	}
 	difference = hvo_test_folio_difference(test);
 	if (difference) {
-		repair(test);
+		hvo_test_folio_repair(test);
 		pr_warn("the kernel's own HVO restores wrong struct pages (number %lu is the first); the module does it in its place while it is loaded\n",
 			difference);
 	}
