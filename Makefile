@@ -8,8 +8,8 @@ KDIR ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all deps modules userspace selftests images check check-debug lint demo bench bench-quick install \
-	clean distclean help
+.PHONY: all deps modules userspace selftests images check check-debug lint demo bench bench-quick \
+	install clean distclean help
 
 # Targets run one after the other; the scripts themselves use every processor.
 .NOTPARALLEL:
