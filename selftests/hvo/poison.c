@@ -67,18 +67,30 @@ FIXTURE_VARIANT(poison)
 };
 
 /* 3 has the folio's list of errors; 64 and more are described by a shared page. */
-#define CASES(name, how, state)						\
-	FIXTURE_VARIANT_ADD(poison, name##_head) { how, state, 0 };	\
-	FIXTURE_VARIANT_ADD(poison, name##_3) { how, state, 3 };	\
-	FIXTURE_VARIANT_ADD(poison, name##_100) { how, state, 100 };	\
-	FIXTURE_VARIANT_ADD(poison, name##_511) { how, state, 511 }
-
-CASES(soft_private, SOFT, PRIVATE);
-CASES(soft_file, SOFT, A_FILE);
-CASES(soft_free, SOFT, FREE);
-CASES(hard_private, HARD, PRIVATE);
-CASES(hard_file, HARD, A_FILE);
-CASES(hard_free, HARD, FREE);
+FIXTURE_VARIANT_ADD(poison, soft_private_head) { SOFT, PRIVATE, 0 };
+FIXTURE_VARIANT_ADD(poison, soft_private_3) { SOFT, PRIVATE, 3 };
+FIXTURE_VARIANT_ADD(poison, soft_private_100) { SOFT, PRIVATE, 100 };
+FIXTURE_VARIANT_ADD(poison, soft_private_511) { SOFT, PRIVATE, 511 };
+FIXTURE_VARIANT_ADD(poison, soft_file_head) { SOFT, A_FILE, 0 };
+FIXTURE_VARIANT_ADD(poison, soft_file_3) { SOFT, A_FILE, 3 };
+FIXTURE_VARIANT_ADD(poison, soft_file_100) { SOFT, A_FILE, 100 };
+FIXTURE_VARIANT_ADD(poison, soft_file_511) { SOFT, A_FILE, 511 };
+FIXTURE_VARIANT_ADD(poison, soft_free_head) { SOFT, FREE, 0 };
+FIXTURE_VARIANT_ADD(poison, soft_free_3) { SOFT, FREE, 3 };
+FIXTURE_VARIANT_ADD(poison, soft_free_100) { SOFT, FREE, 100 };
+FIXTURE_VARIANT_ADD(poison, soft_free_511) { SOFT, FREE, 511 };
+FIXTURE_VARIANT_ADD(poison, hard_private_head) { HARD, PRIVATE, 0 };
+FIXTURE_VARIANT_ADD(poison, hard_private_3) { HARD, PRIVATE, 3 };
+FIXTURE_VARIANT_ADD(poison, hard_private_100) { HARD, PRIVATE, 100 };
+FIXTURE_VARIANT_ADD(poison, hard_private_511) { HARD, PRIVATE, 511 };
+FIXTURE_VARIANT_ADD(poison, hard_file_head) { HARD, A_FILE, 0 };
+FIXTURE_VARIANT_ADD(poison, hard_file_3) { HARD, A_FILE, 3 };
+FIXTURE_VARIANT_ADD(poison, hard_file_100) { HARD, A_FILE, 100 };
+FIXTURE_VARIANT_ADD(poison, hard_file_511) { HARD, A_FILE, 511 };
+FIXTURE_VARIANT_ADD(poison, hard_free_head) { HARD, FREE, 0 };
+FIXTURE_VARIANT_ADD(poison, hard_free_3) { HARD, FREE, 3 };
+FIXTURE_VARIANT_ADD(poison, hard_free_100) { HARD, FREE, 100 };
+FIXTURE_VARIANT_ADD(poison, hard_free_511) { HARD, FREE, 511 };
 
 FIXTURE_SETUP(poison) {}
 FIXTURE_TEARDOWN(poison)
