@@ -192,6 +192,7 @@ static noinline ssize_t demote_store(struct kobject *kobj, struct kobj_attribute
 static struct hvo_hook free_hook = {
 	.name = "__update_and_free_hugetlb_folio",
 	.replacement = free_folio,
+	.any_signature = true,
 };
 
 static struct hvo_hook alloc_hook = {

@@ -187,9 +187,9 @@ static int find_originals(void)
 	unsigned long restore, optimize, optimize_list;
 	int ret;
 
-	ret = hvo_symbol_function(restore_hook.name, &restore) ?:
-	      hvo_symbol_function(optimize_hook.name, &optimize) ?:
-	      hvo_symbol_function(optimize_list_hook.name, &optimize_list);
+	ret = hvo_symbol_function(restore_hook.name, false, &restore) ?:
+	      hvo_symbol_function(optimize_hook.name, false, &optimize) ?:
+	      hvo_symbol_function(optimize_list_hook.name, false, &optimize_list);
 	if (ret)
 		return ret;
 	static_call_update(hvo_native_restore_folio, (restore_folio_fn *)restore);

@@ -66,7 +66,7 @@ int hvo_hook_register(struct hvo_hook *hook)
 	unsigned long location;
 	int ret;
 
-	ret = hvo_symbol_function(hook->name, &hook->address);
+	ret = hvo_symbol_function(hook->name, hook->any_signature, &hook->address);
 	if (ret)
 		return ret;
 	location = hvo_ftrace_location(hook->address);

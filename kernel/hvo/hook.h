@@ -22,6 +22,8 @@
  * struct hvo_hook - one replaced function
  * @name: the function's name in the kernel's source
  * @replacement: what is called instead
+ * @any_signature: the replacement finds its arguments itself, so the compiler
+ *	may have changed the function's parameters
  * @address: of the original, once registered
  * @inside: tasks that entered the replacement and have not left it
  * @ops: private to hook.c
@@ -30,6 +32,7 @@
 struct hvo_hook {
 	const char *name;
 	void *replacement;
+	bool any_signature;
 	unsigned long address;
 	atomic_t inside;
 	struct ftrace_ops ops;
@@ -38,7 +41,7 @@ struct hvo_hook {
 
 /**
  * hvo_hook_register() - from now on the replacement is called
- * @hook: with @name and @replacement set, everything else zero
+ * @hook: with @name, @replacement and @any_signature set, everything else zero
  *
  * Context: module init, after hvo_symbols_resolve(); sleeps.
  * Return: 0; -ENOENT (also if ftrace does not know the function), -EEXIST for

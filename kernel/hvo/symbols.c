@@ -97,6 +97,7 @@ static const struct symbol symbols[] = {
 /* What a walk has found of one name. */
 struct matches {
 	const char *name;
+	bool any_signature;
 	unsigned int count;
 	unsigned long address;
 };
@@ -271,12 +272,20 @@ static int count_function(void *data, const char *name, unsigned long address)
 	struct matches *matches = data;
 	size_t length = str_has_prefix(name, matches->name);
 
-	return length && only_suffixes(name + length) ? count_match(matches, address) : 0;
+	if (!length || !only_suffixes(name + length))
+		return 0;
+	if (name[length] && !matches->any_signature) {
+		pr_err("the compiler has changed the parameters of %s: it is %s here\n",
+		       matches->name, name);
+		return 0;
+	}
+	return count_match(matches, address);
 }
 
-int hvo_symbol_function(const char *name, unsigned long *ret_address)
+int hvo_symbol_function(const char *name, bool any_signature,
+			unsigned long *ret_address)
 {
-	struct matches matches = { .name = name };
+	struct matches matches = { .name = name, .any_signature = any_signature };
 	int ret;
 
 	static_call(kallsyms_on_each_symbol)(count_function, &matches);

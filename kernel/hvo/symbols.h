@@ -55,14 +55,15 @@ int hvo_symbols_resolve(void);
 /**
  * hvo_symbol_function() - address of a function for a hook
  * @name: its name in the source
+ * @any_signature: also if the compiler has changed its parameters, which it
+ *	says by suffixes (.isra.0, .constprop.0 and so on)
  * @ret_address: its address
- *
- * The compiler may have added suffixes (.isra.0, .constprop.0 and so on).
  *
  * Context: module init, after hvo_symbols_resolve(); sleeps.
  * Return: 0; -ENOENT, -EEXIST as above.
  */
-int hvo_symbol_function(const char *name, unsigned long *ret_address);
+int hvo_symbol_function(const char *name, bool any_signature,
+			unsigned long *ret_address);
 
 /* The functions below do what the kernel's functions of the same name do. */
 void hvo_get_online_mems(void);
