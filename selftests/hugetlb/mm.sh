@@ -208,7 +208,7 @@ clean_up()
 
 	ipcrm -M 2 2>/dev/null
 	[ "$(meminfo HardwareCorrupted)" -eq 0 ] && return
-	modprobe hwpoison-inject || return
+	[ -e /sys/kernel/debug/hwpoison ] || modprobe hwpoison-inject || return
 	for pfn in $(poisoned); do
 		echo "unpoison $pfn"
 		echo "$pfn" >/sys/kernel/debug/hwpoison/unpoison-pfn || return
