@@ -45,34 +45,32 @@ static bool is_plain_tail(const struct page *page, const struct folio *folio)
 	       !PageHWPoison(page);
 }
 
-static bool align_stale(unsigned long *to, const unsigned long *from)
-{
-	unsigned int i;
-
-	for (i = 0; i < WORDS; i++)
-		if ((to[i] ^ from[i]) & ~stale[i])
-			return false;
-	for (i = 0; i < WORDS; i++)
-		if (to[i] != from[i])
-			WRITE_ONCE(to[i], from[i]);
-	return true;
-}
-
 /*
  * Returns false if @page differs from @model in more than stale bits; it is
- * not written then. Most pages do not differ at all.
+ * not written then. One loop without branches: this runs for every struct page
+ * of a folio, and the first time most of them have leftovers.
  */
 static bool align(struct page *page, const struct page *model)
 {
 	unsigned long *to = (unsigned long *)page;
 	const unsigned long *from = (const unsigned long *)model;
-	unsigned long diff = 0;
+	unsigned long diff = 0, leftover = 0;
 	unsigned int i;
 
 #pragma GCC unroll 8
+	for (i = 0; i < WORDS; i++) {
+		diff |= (to[i] ^ from[i]) & ~stale[i];
+		leftover |= (to[i] ^ from[i]) & stale[i];
+	}
+	if (diff)
+		return false;
+	if (!leftover)
+		return true;
+#pragma GCC unroll 8
 	for (i = 0; i < WORDS; i++)
-		diff |= to[i] ^ from[i];
-	return likely(!diff) || align_stale(to, from);
+		if (stale[i])
+			WRITE_ONCE(to[i], from[i]);
+	return true;
 }
 
 bool hvo_tails_align(struct folio *folio, unsigned int order)
