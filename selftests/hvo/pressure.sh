@@ -170,13 +170,14 @@ each_allocation()
 	done
 }
 
-# fault FOLDER: a fault injection folder of debugfs fails some allocations of
-# this process and its children
+# fault FOLDER: a fault injection folder of debugfs fails one in five allocations
+# of tasks that ask for it, those that may wait included
 fault()
 {
 	local dir=/sys/kernel/debug/$1
-	echo 1 >"$dir/task-filter" && echo 20 >"$dir/probability" && echo 0 >"$dir/verbose" &&
-		echo -1 >"$dir/times"
+	[ ! -e "$dir/min-order" ] || echo 0 >"$dir/min-order"
+	echo N >"$dir/ignore-gfp-wait" && echo Y >"$dir/task-filter" && echo 0 >"$dir/verbose" &&
+		echo -1 >"$dir/times" && echo 20 >"$dir/probability"
 }
 
 no_fault() { echo 0 >"/sys/kernel/debug/$1/probability"; }
@@ -185,8 +186,6 @@ no_fault() { echo 0 >"/sys/kernel/debug/$1/probability"; }
 kernels_failures()
 {
 	local i switch
-	[ "$1" != fail_page_alloc ] || echo 0 >/sys/kernel/debug/"$1"/min-order
-	[ "$1" != fail_page_alloc ] || echo 0 >/sys/kernel/debug/"$1"/ignore-gfp-wait
 	pool_set 2048 "$pages" || return
 	hold 2048 8 || return
 	fault "$1" || return
