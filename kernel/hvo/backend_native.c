@@ -198,29 +198,14 @@ static int find_originals(void)
 	return 0;
 }
 
-static void detach(void)
-{
-	int i;
-
-	for (i = ARRAY_SIZE(hooks) - 1; i >= 0; i--)
-		hvo_hook_unregister(hooks[i]);
-}
-
 static int attach(void)
 {
-	int i, ret;
+	return find_originals() ?: hvo_hooks_register(hooks, ARRAY_SIZE(hooks));
+}
 
-	ret = find_originals();
-	if (ret)
-		return ret;
-	for (i = 0; i < ARRAY_SIZE(hooks); i++) {
-		ret = hvo_hook_register(hooks[i]);
-		if (ret) {
-			detach();
-			return ret;
-		}
-	}
-	return 0;
+static void detach(void)
+{
+	hvo_hooks_unregister(hooks, ARRAY_SIZE(hooks));
 }
 
 const struct hvo_backend hvo_backend = {

@@ -61,7 +61,7 @@ static unsigned long hook_flags(void)
 	return flags;
 }
 
-int hvo_hook_register(struct hvo_hook *hook)
+static int hook_register(struct hvo_hook *hook)
 {
 	unsigned long location;
 	int ret;
@@ -112,7 +112,7 @@ static void unregister_or_hang(struct hvo_hook *hook)
 		schedule_timeout_idle(MAX_SCHEDULE_TIMEOUT);
 }
 
-void hvo_hook_unregister(struct hvo_hook *hook)
+static void hook_unregister(struct hvo_hook *hook)
 {
 	if (!hook->registered)
 		return;
@@ -122,4 +122,25 @@ void hvo_hook_unregister(struct hvo_hook *hook)
 	synchronize_rcu_tasks();
 	ftrace_free_filter(&hook->ops);
 	hook->registered = false;
+}
+
+int hvo_hooks_register(struct hvo_hook *const hooks[], unsigned int count)
+{
+	unsigned int i;
+	int ret;
+
+	for (i = 0; i < count; i++) {
+		ret = hook_register(hooks[i]);
+		if (ret) {
+			hvo_hooks_unregister(hooks, i);
+			return ret;
+		}
+	}
+	return 0;
+}
+
+void hvo_hooks_unregister(struct hvo_hook *const hooks[], unsigned int count)
+{
+	while (count--)
+		hook_unregister(hooks[count]);
 }

@@ -40,24 +40,27 @@ struct hvo_hook {
 };
 
 /**
- * hvo_hook_register() - from now on the replacement is called
- * @hook: with @name, @replacement and @any_signature set, everything else zero
+ * hvo_hooks_register() - from now on the replacements are called
+ * @hooks: each with @name, @replacement and @any_signature set, everything else
+ *	zero; registered in this order
+ * @count: how many
  *
  * Context: module init, after hvo_symbols_resolve(); sleeps.
- * Return: 0; -ENOENT (also if ftrace does not know the function), -EEXIST for
- * the name; -EBUSY if ftrace is switched off or somebody else (a live patch)
- * has replaced the function; another errno of ftrace. With a message.
+ * Return: 0; or, and none is registered, -ENOENT (also if ftrace does not know
+ * a function), -EEXIST for a name; -EBUSY if ftrace is switched off or somebody
+ * else (a live patch) has replaced a function, with a message.
  */
-int hvo_hook_register(struct hvo_hook *hook);
+int hvo_hooks_register(struct hvo_hook *const hooks[], unsigned int count);
 
 /**
- * hvo_hook_unregister() - give the function back
- * @hook: registered or not
+ * hvo_hooks_unregister() - give the functions back
+ * @hooks: registered or not
+ * @count: how many
  *
- * Returns when no task is in the replacement any more; sleeps as long as that
- * takes.
+ * In the reverse order. Returns when no task is in a replacement any more;
+ * sleeps as long as that takes.
  */
-void hvo_hook_unregister(struct hvo_hook *hook);
+void hvo_hooks_unregister(struct hvo_hook *const hooks[], unsigned int count);
 
 /**
  * hvo_hook_leave() - the last thing that a replacement does
