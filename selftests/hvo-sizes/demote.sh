@@ -4,7 +4,7 @@
 # Demotion of pages into smaller ones: the same with hvo as without. What comes
 # out is optimized like any page that enters a pool.
 
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR/../hvo source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
 # demote FROM TO N: that many pages, by the kernel's file

@@ -7,7 +7,7 @@
 # Free memory has a tolerance: page tables for the split block mappings, slabs
 # and caches of the kernel come and go meanwhile. Everything else is exact.
 
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR/../hvo source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
 tolerance=2048

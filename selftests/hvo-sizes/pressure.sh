@@ -5,7 +5,7 @@
 # that is tested: fail_alloc and fail_reserve. A debug kernel with failslab and
 # fail_page_alloc adds its own.
 
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR/../hvo source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
 pool=hugepages-2048kB
