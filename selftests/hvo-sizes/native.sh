@@ -7,7 +7,7 @@
 # Debian's 6.12.117 loses such folios without the module, and says "Bad page
 # state": nothing here frees one while it is unloaded.
 
-# shellcheck source-path=SCRIPTDIR source=lib.sh
+# shellcheck source-path=SCRIPTDIR/../hvo source=lib.sh
 . "$(dirname "$0")/lib.sh"
 
 native=/proc/sys/vm/hugetlb_optimize_vmemmap
@@ -22,11 +22,22 @@ native_freed=7
 	exit 4
 }
 
+# natively COMMAND...: with the kernel's own HVO switched on. It must not stay
+# on, whatever happens: a broken restore would hit who comes after us.
+natively()
+{
+	local status
+	write 1 "$native" || return
+	"$@"
+	status=$?
+	write 0 "$native"
+	return "$status"
+}
+
 # fill: the pool, by the kernel, before the module is loaded
 fill()
 {
-	write 1 "$native" && pool_set 2048 "$pages" || return
-	write 0 "$native" || return
+	natively pool_set 2048 "$pages" || return
 	equal "pages of vmemmap" "$(memmap_pages)" $((first_memmap - pages * native_freed))
 }
 
@@ -57,9 +68,7 @@ together()
 	# Ours come to theirs: the kernel's own switch is off.
 	pool_set 2048 $((2 * pages)) || return
 	figure_is "$pool/optimized" "$pages" || return
-	write 1 "$native" || return
-	pool_set 2048 $((3 * pages)) || return
-	write 0 "$native" || return
+	natively pool_set 2048 $((3 * pages)) || return
 	figure_is "$pool/optimized" "$pages" || return
 	equal "pages of vmemmap" "$(memmap_pages)" \
 		$((first_memmap - 2 * pages * native_freed - pages * 6)) || return
@@ -91,9 +100,7 @@ usable()
 
 demoted()
 {
-	write 1 "$native" || return
-	pool_set 1048576 1 || return
-	write 0 "$native"
+	natively pool_set 1048576 1 || return
 	echo 1 >"$pools/hugepages-1048576kB/demote" || return
 	equal nr_hugepages "$(pool_get 2048 nr_hugepages)" 512 || return
 	pool_set 2048 0 || return
