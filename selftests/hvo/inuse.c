@@ -2,7 +2,7 @@
 /*
  * Folios are optimized and restored while they are in use.
  *
- * HVO_LONG=1 in the environment toggles ten times as often.
+ * HVO_TOGGLES in the environment says how often, if not 100 times.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -24,7 +24,9 @@ FIXTURE_TEARDOWN(inuse)
 
 static int toggles(void)
 {
-	return getenv("HVO_LONG") ? 1000 : 100;
+	const char *wanted = getenv("HVO_TOGGLES");
+
+	return wanted ? atoi(wanted) : 100;
 }
 
 static void cannot_run(const char *name, const char *reason)

@@ -19,6 +19,8 @@
 #define KEPT_VMEMMAP_PAGES 2UL
 /* What the kernel's own caches may have grown by while a program ran. */
 #define MEMORY_SLACK_KB (24 * 1024L)
+/* With KASAN, what was freed stays in quarantine: up to this part of memory. */
+#define QUARANTINE_PART 32
 
 #if defined(__x86_64__)
 #define ARCH "amd64"
@@ -277,6 +279,29 @@ static int wrong_unless_equal(const char *what, long seen, long expected)
 	return wrong_if(seen != expected, what, seen, expected);
 }
 
+static bool kernel_has_kasan(void)
+{
+	FILE *symbols = fopen("/proc/kallsyms", "r");
+	bool found = false;
+	char line[512];
+
+	if (!symbols)
+		return false;
+	while (!found && fgets(line, sizeof(line), symbols))
+		found = strstr(line, " kasan_quarantine_reduce\n");
+	fclose(symbols);
+	return found;
+}
+
+static long memory_slack_kb(void)
+{
+	long slack = MEMORY_SLACK_KB;
+
+	if (kernel_has_kasan())
+		slack += meminfo("MemTotal") / QUARANTINE_PART;
+	return slack;
+}
+
 int hvo_end(void)
 {
 	int wrong = 0;
@@ -295,7 +320,7 @@ int hvo_end(void)
 	drop_caches();
 	wrong += wrong_unless_equal("pages of vmemmap", memmap_pages(), first.memmap_pages);
 	seen = free_kb();
-	wrong += wrong_if(seen < first.free_kb - MEMORY_SLACK_KB, "free kB", seen, first.free_kb);
+	wrong += wrong_if(seen < first.free_kb - memory_slack_kb(), "free kB", seen, first.free_kb);
 	return wrong;
 }
 
