@@ -320,17 +320,21 @@ static int optimize_node(struct hstate *h, int nid)
 	return result;
 }
 
+/* Why no folio of this size can be optimized; HVO_NOT_SKIPPED if they can. */
+static enum hvo_stat size_obstacle(const struct hstate *h)
+{
+	if (!is_power_of_2(sizeof(struct page)))
+		return HVO_SKIPPED_NOT_POWER_OF_TWO;
+	return hvo_freed_pages(h->order) ? HVO_NOT_SKIPPED : HVO_SKIPPED_TOO_SMALL;
+}
+
 /* Sizes that cannot be optimized at all: say so for each folio. */
 static bool unsuitable(struct hstate *h)
 {
-	enum hvo_stat reason;
+	enum hvo_stat reason = size_obstacle(h);
 	int nid;
 
-	if (!is_power_of_2(sizeof(struct page)))
-		reason = HVO_SKIPPED_NOT_POWER_OF_TWO;
-	else if (!hvo_freed_pages(h->order))
-		reason = HVO_SKIPPED_TOO_SMALL;
-	else
+	if (reason == HVO_NOT_SKIPPED)
 		return false;
 	for_each_online_node(nid)
 		hvo_stat_add(h, nid, reason, READ_ONCE(h->nr_huge_pages_node[nid]));
@@ -534,14 +538,15 @@ void hvo_pool_new_folios(struct hstate *h, struct list_head *list, bool may_stop
 {
 	unsigned int count = 0, batch = READ_ONCE(hvo_settings.batch);
 	bool stops = hvo_arch_split_stops();
+	enum hvo_stat obstacle = size_obstacle(h);
 	bool may_split = may_stop || !stops;
 	struct folio *folio;
 
 	if (!READ_ONCE(hvo_settings.new_folios))
 		return;
-	if (!is_power_of_2(sizeof(struct page)) || !hvo_freed_pages(h->order)) {
+	if (obstacle != HVO_NOT_SKIPPED) {
 		list_for_each_entry(folio, list, lru)
-			skip(h, folio, HVO_SKIPPED_TOO_SMALL);
+			skip(h, folio, obstacle);
 		return;
 	}
 

@@ -316,7 +316,7 @@ static void unshare(const struct folio *folio, unsigned int order,
 		      hvo_vmemmap_address(folio, pages));
 }
 
-/* What to do with each folio of a batch that is restored. */
+/* Folios that are restored with the same two flushes. */
 #define RESTORE_BATCH	32
 
 static unsigned int restore_batch(const struct hstate *h, struct folio **folios,
