@@ -41,6 +41,7 @@ struct loop {
 	struct loop_timer *timers;   /* by deadline */
 	struct loop_msg *to_self;
 	struct loop_msg **to_self_tail;
+	uint64_t now_ns; /* of this iteration; 0: nobody has asked yet */
 	struct loop_stats stats;
 	bool stop;
 };
@@ -162,10 +163,25 @@ static int submit_now(struct loop *loop)
 	int ret;
 
 	loop->stats.enters++;
+	loop->now_ns = 0;
 	ret = io_uring_submit_and_get_events(&loop->ring);
 	if (ret == -EAGAIN || ret == -EBUSY || ret == -EINTR)
 		return 0;
 	return ret < 0 ? ret : 0;
+}
+
+static uint64_t read_clock(struct loop *loop)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	loop->now_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	return loop->now_ns;
+}
+
+uint64_t loop_now_ns(struct loop *loop)
+{
+	return likely(loop->now_ns) ? loop->now_ns : read_clock(loop);
 }
 
 static int64_t now_ms(void)
@@ -466,6 +482,7 @@ static int run_once(struct loop *loop)
 	bool awake, found;
 
 	loop->stats.iterations++;
+	loop->now_ns = 0;
 	reap(loop);
 	if (loop->timers)
 		run_timers(loop);

@@ -220,6 +220,18 @@ void loop_timer_cancel(struct loop *loop, struct loop_timer *timer);
 void loop_send(struct loop *from, struct loop *to, struct loop_msg *msg, int value);
 
 /**
+ * loop_now_ns() - CLOCK_MONOTONIC, read once for a batch
+ * @loop: the loop, inside loop_run()
+ *
+ * For timing many things cheaply: the value is the same until the loop begins
+ * a new iteration or has been to the kernel, so it is older than now by what
+ * the callbacks of this iteration have taken.
+ *
+ * Return: nanoseconds, never 0.
+ */
+uint64_t loop_now_ns(struct loop *loop);
+
+/**
  * loop_stats() - counters
  * @loop: the loop
  *

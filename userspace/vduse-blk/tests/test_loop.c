@@ -555,6 +555,54 @@ static void test_message_to_self(void **state)
 	loop_destroy(loop);
 }
 
+/* --- the clock --- */
+
+struct clock_reader {
+	struct loop_msg msg;
+	struct loop *loop;
+	uint64_t seen[3];
+	unsigned int n;
+};
+
+static uint64_t real_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void read_loop_clock(struct loop_op *op, int res, uint32_t flags)
+{
+	struct clock_reader *r = container_of(op, struct clock_reader, msg.op);
+	uint64_t before = real_now_ns();
+
+	(void)res;
+	(void)flags;
+	r->seen[r->n] = loop_now_ns(r->loop);
+	assert_in_range(r->seen[r->n], before, real_now_ns());
+	while (real_now_ns() == r->seen[r->n])
+		;
+	assert_int_equal(loop_now_ns(r->loop), r->seen[r->n]);
+	if (++r->n == 3)
+		loop_stop(r->loop);
+	else
+		loop_send(r->loop, r->loop, &r->msg, 0);
+}
+
+/* One reading an iteration, a new one in the next. */
+static void test_clock(void **state)
+{
+	struct clock_reader r = { .msg.op.complete = read_loop_clock };
+
+	(void)state;
+	r.loop = new_loop(0, 0);
+	loop_send(r.loop, r.loop, &r.msg, 0);
+	assert_int_equal(loop_run(r.loop), 0);
+	assert_true(r.seen[0] < r.seen[1] && r.seen[1] < r.seen[2]);
+	loop_destroy(r.loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -565,6 +613,7 @@ int main(void)
 		cmocka_unit_test(test_idle_removal),   cmocka_unit_test(test_asleep),
 		cmocka_unit_test(test_timers),	       cmocka_unit_test(test_timer_again),
 		cmocka_unit_test(test_messages),       cmocka_unit_test(test_message_to_self),
+		cmocka_unit_test(test_clock),
 	};
 
 	return cmocka_run_group_tests_name("loop", tests, NULL, NULL);
