@@ -36,10 +36,10 @@
 #include "cmd/privileges.h"
 #include "cmd/runtime.h"
 #include "cmd/status_socket.h"
+#include "transport/queue_thread.h"
 #include "transport/vdpa_sysfs.h"
 #include "transport/vduse.h"
 #include "transport/vduse_dev.h"
-#include "transport/vduse_queue.h"
 
 #define DETACH_REMINDER_MS 10000
 
@@ -110,7 +110,7 @@ static json_t *describe_queue(const struct serve *s, unsigned int index)
 {
 	struct vblk_queue_stats stats;
 
-	vduse_queue_stats(vduse_queue_at(s->vduse, index), &stats);
+	queue_thread_stats(vduse_queue_at(s->vduse, index), &stats);
 	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:b}",
 			 "index", (int)index,
 			 "reads", (json_int_t)stats.read_ops,
@@ -162,7 +162,7 @@ static json_t *describe(void *opaque)
 					       status.features & (1ULL << VIRTIO_F_RING_PACKED)),
 			     "driver_status", (int)status.driver_status,
 			     "features", features,
-			     "io_uring", vduse_queue_loop_rung(vduse_queue_at(s->vduse, 0)),
+			     "io_uring", queue_thread_loop_rung(vduse_queue_at(s->vduse, 0)),
 			     "virtqueues", queues);
 	return document;
 }
@@ -266,7 +266,7 @@ static void remind(struct loop_timer *timer)
 	unsigned int i, in_flight = 0;
 
 	for (i = 0; i < s->options.queues; i++) {
-		vduse_queue_stats(vduse_queue_at(s->vduse, i), &stats);
+		queue_thread_stats(vduse_queue_at(s->vduse, i), &stats);
 		in_flight += stats.in_flight;
 	}
 	log_warning("%s: still detaching, %u requests wait for the storage; another signal gives them up",

@@ -51,7 +51,7 @@ static struct vduse *from_messages(struct vduse_messages *m)
 
 /* Fan-out to the queue threads */
 
-static void fan_report(void *opaque, struct vduse_queue *q, int error)
+static void fan_report(void *opaque, struct queue_thread *q, int error)
 {
 	struct vduse *v = opaque;
 
@@ -76,7 +76,7 @@ static void stop_queues(struct vduse *v, uint64_t first, uint64_t last,
 
 	fan_begin(v, done);
 	for (i = 0; i < v->nqueues; i++)
-		vduse_queue_stop(v->queues[i], first, last, fan_report, v);
+		queue_thread_stop(vduse_queue_thread(v->queues[i]), first, last, fan_report, v);
 }
 
 /* What the state machine asks for */
@@ -137,7 +137,8 @@ static void start(struct vduse_messages *m, bool fresh)
 
 	fan_begin(v, queues_started);
 	for (i = 0; i < v->nqueues; i++)
-		vduse_queue_start(v->queues[i], v->features, fresh, fan_report, v);
+		queue_thread_start(vduse_queue_thread(v->queues[i]), v->features, fresh,
+				   fan_report, v);
 }
 
 static void stop(struct vduse_messages *m, uint64_t first, uint64_t last)
@@ -145,11 +146,11 @@ static void stop(struct vduse_messages *m, uint64_t first, uint64_t last)
 	stop_queues(from_messages(m), first, last, queues_stopped);
 }
 
-static void queue_answered(void *opaque, struct vduse_queue *q, int error)
+static void queue_answered(void *opaque, struct queue_thread *q, int error)
 {
 	struct vduse *v = opaque;
-	const struct virtqueue_state *at = vduse_queue_result(q);
-	struct vduse_vq_state state = { .index = vduse_queue_index(q) };
+	const struct virtqueue_state *at = queue_thread_result(q);
+	struct vduse_vq_state state = { .index = queue_thread_index(q) };
 
 	if (v->features & (1ULL << VIRTIO_F_RING_PACKED)) {
 		state.packed.last_avail_counter = at->avail_wrap;
@@ -166,7 +167,7 @@ static void vq_state(struct vduse_messages *m, uint32_t index)
 {
 	struct vduse *v = from_messages(m);
 
-	vduse_queue_query(v->queues[index], queue_answered, v);
+	queue_thread_query(vduse_queue_thread(v->queues[index]), queue_answered, v);
 }
 
 static void listen_for_messages(struct vduse *v)
@@ -271,17 +272,16 @@ static int create_queues(struct vduse *v, struct error *e)
 	int err;
 
 	for (i = 0; i < v->params.nqueues; i++) {
-		struct vduse_queue_params params = {
+		struct queue_thread_params params = {
 			.index = i,
 			.size = v->params.queue_size,
-			.dev_fd = v->fd,
 			.disk = v->params.disk,
 			.backend = v->params.backend,
 			.main = v->params.loop,
 			.thread_init = v->params.thread_init,
 		};
 
-		err = vduse_queue_create(&params, &v->queues[i], e);
+		err = vduse_queue_create(&params, v->fd, &v->queues[i], e);
 		if (err)
 			return err;
 		v->nqueues++;
@@ -391,7 +391,7 @@ void vduse_status(const struct vduse *v, struct vduse_status *ret_status)
 	};
 }
 
-struct vduse_queue *vduse_queue_at(const struct vduse *v, unsigned int index)
+struct queue_thread *vduse_queue_at(const struct vduse *v, unsigned int index)
 {
-	return v->queues[index];
+	return vduse_queue_thread(v->queues[index]);
 }

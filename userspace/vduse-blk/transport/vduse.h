@@ -105,6 +105,6 @@ void vduse_status(const struct vduse *v, struct vduse_status *ret_status);
  *
  * Return: the queue.
  */
-struct vduse_queue *vduse_queue_at(const struct vduse *v, unsigned int index);
+struct queue_thread *vduse_queue_at(const struct vduse *v, unsigned int index);
 
 #endif
