@@ -13,9 +13,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <cmocka.h>
 
+#include "base/histogram.h"
 #include "base/log.h"
 #include "tests/fake_backend.h"
 #include "tests/sim_driver.h"
@@ -574,6 +576,8 @@ static void run_row(const struct request_row *row, bool packed)
 	check_data(&f, row, &r);
 	vblk_queue_stats(f.q, &stats);
 	assert_int_equal(stats.errors, row->status != VIRTIO_BLK_S_OK);
+	assert_int_equal(stats.read_errors + stats.write_errors + stats.flush_errors +
+			 stats.other_errors, stats.errors);
 	assert_int_equal(stats.read_ops + stats.write_ops + stats.flush_ops + stats.discard_ops +
 			 stats.write_zeroes_ops + stats.other_ops, 1);
 	assert_int_equal(stats.in_flight, 0);
@@ -874,6 +878,65 @@ static void test_notifications(void **state)
 		assert_int_equal(stats.read_bytes, 3 * 512);
 		end(&f);
 	}
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* Every request is timed once, as its own kind, from the ring to its status. */
+static void test_latency(void **state)
+{
+	static const uint32_t types[] = {
+		VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT, VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID,
+	};
+	struct histogram_summary took;
+	struct request r[4], failing;
+	struct fixture f;
+	uint64_t before, popped, completing, after;
+	unsigned int i;
+
+	(void)state;
+	begin(&f, &(struct setup){ 0 });
+	before = now_ns();
+	for (i = 0; i < 4; i++) {
+		r[i] = make(&f, i, types[i], 0, types[i] == VIRTIO_BLK_T_OUT ? 512 : 0,
+			    types[i] == VIRTIO_BLK_T_IN ? 512 : 20);
+		if (types[i] == VIRTIO_BLK_T_OUT)
+			r[i].in_len = 1;
+		add(&f, &r[i]);
+	}
+	kick(&f);
+	popped = now_ns();
+	settle(&f); /* time passes */
+	completing = now_ns();
+	assert_int_equal(f.fake.num_pending, 3);
+	while (f.fake.num_pending)
+		fake_backend_complete(&f.fake, 0, 0);
+	step(&f);
+	after = now_ns();
+	assert_int_equal(reap(&f), 4);
+
+	failing = make(&f, 4, VIRTIO_BLK_T_IN, DISK_SECTORS, 0, 512);
+	add(&f, &failing);
+	kick(&f);
+	assert_int_equal(reap(&f), 1);
+	for (i = 0; i < _VBLK_LATENCY_MAX; i++) {
+		struct histogram h = { 0 };
+
+		vblk_queue_latency(f.q, (enum vblk_latency)i, &h);
+		histogram_summarize(&h, &took);
+		assert_int_equal(took.count, i == VBLK_LATENCY_READ ? 2 : 1);
+		if (i == VBLK_LATENCY_OTHER) /* GET_ID was done at once */
+			assert_in_range(took.max_ns, 0, popped - before);
+		else
+			assert_in_range(took.max_ns, completing - popped, after - before);
+	}
+	end(&f);
 }
 
 /*
@@ -1330,6 +1393,7 @@ int main(void)
 		cmocka_unit_test(test_slot_reuse),
 		cmocka_unit_test(test_out_of_order),
 		cmocka_unit_test(test_notifications),
+		cmocka_unit_test(test_latency),
 		cmocka_unit_test(test_late_arrival),
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_start_checks),

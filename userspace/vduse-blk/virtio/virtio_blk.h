@@ -27,6 +27,7 @@
 struct backend_info;
 struct backend_queue;
 struct error;
+struct histogram;
 struct loop;
 
 /* Data segments in one request at most: seg_max when the queue is long enough. */
@@ -208,6 +209,8 @@ void vblk_queue_state(const struct vblk_queue *q, struct virtqueue_state *ret_st
  * @other_ops: GET_ID and what is not supported
  * @read_bytes, @write_bytes: payload of completed requests
  * @errors: completed with a status other than OK
+ * @read_errors, @write_errors, @flush_errors, @other_errors: the same by kind;
+ *	discard and write-zeroes are among the others
  * @kicks: notifications from the driver
  * @notifies: notifications to the driver
  * @in_flight: requests taken and not completed, now
@@ -218,6 +221,7 @@ struct vblk_queue_stats {
 	uint64_t other_ops;
 	uint64_t read_bytes, write_bytes;
 	uint64_t errors;
+	uint64_t read_errors, write_errors, flush_errors, other_errors;
 	uint64_t kicks, notifies;
 	uint32_t in_flight;
 	bool broken;
@@ -231,5 +235,31 @@ struct vblk_queue_stats {
  * Context: any thread; single counters are exact, their combination is not.
  */
 void vblk_queue_stats(const struct vblk_queue *q, struct vblk_queue_stats *ret_stats);
+
+/**
+ * enum vblk_latency - kinds of requests whose durations are kept apart
+ * @VBLK_LATENCY_READ, @VBLK_LATENCY_WRITE, @VBLK_LATENCY_FLUSH: these
+ * @VBLK_LATENCY_OTHER: all others
+ */
+enum vblk_latency {
+	VBLK_LATENCY_READ,
+	VBLK_LATENCY_WRITE,
+	VBLK_LATENCY_FLUSH,
+	VBLK_LATENCY_OTHER,
+	_VBLK_LATENCY_MAX,
+};
+
+/**
+ * vblk_queue_latency() - how long requests took, from the ring to their status
+ * @q: any
+ * @kind: of requests
+ * @sum: what was recorded since the queue's creation is added to this
+ *
+ * Failed requests count too. The clock is read once for a batch.
+ *
+ * Context: any thread.
+ */
+void vblk_queue_latency(const struct vblk_queue *q, enum vblk_latency kind,
+			struct histogram *sum);
 
 #endif /* VIRTIO_VIRTIO_BLK_H */

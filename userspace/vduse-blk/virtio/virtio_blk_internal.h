@@ -6,6 +6,7 @@
 #define VIRTIO_VIRTIO_BLK_INTERNAL_H
 
 #include "backend/backend.h"
+#include "base/histogram.h"
 #include "loop/loop.h"
 #include "loop/pool.h"
 #include "virtio/virtio_blk.h"
@@ -44,6 +45,7 @@ struct vblk_request {
 	struct backend_request backend;
 	struct virtqueue_elem elem;
 	uint8_t *status;
+	uint64_t popped_ns; /* loop_now_ns() of the batch that took it */
 	uint32_t payload; /* bytes read or written, for the counters */
 	uint32_t written; /* device-writable bytes filled when it succeeds */
 	uint8_t kind; /* enum vblk_kind */
@@ -78,7 +80,9 @@ struct vblk_queue {
 	/* Written by the queue's thread, read by any. */
 	uint64_t ops[_VBLK_KIND_MAX];
 	uint64_t bytes[_VBLK_KIND_MAX];
-	uint64_t errors, kicks, notifies;
+	uint64_t errors[_VBLK_KIND_MAX];
+	uint64_t kicks, notifies;
+	struct histogram latency[_VBLK_LATENCY_MAX];
 };
 
 /*

@@ -63,9 +63,19 @@ static void open_batch(struct vblk_queue *q)
 	loop_hook_schedule(q->params.loop, &q->batch_end);
 }
 
+static const uint8_t latency_of[_VBLK_KIND_MAX] = {
+	[VBLK_READ] = VBLK_LATENCY_READ,
+	[VBLK_WRITE] = VBLK_LATENCY_WRITE,
+	[VBLK_FLUSH] = VBLK_LATENCY_FLUSH,
+	[VBLK_DISCARD] = VBLK_LATENCY_OTHER,
+	[VBLK_WRITE_ZEROES] = VBLK_LATENCY_OTHER,
+	[VBLK_OTHER] = VBLK_LATENCY_OTHER,
+};
+
 void vblk_queue_complete(struct vblk_request *req, uint8_t status)
 {
 	struct vblk_queue *q = req->queue;
+	const uint64_t took = loop_now_ns(q->params.loop) - req->popped_ns;
 	uint32_t written = 1;
 
 	if (likely(req->status))
@@ -74,9 +84,10 @@ void vblk_queue_complete(struct vblk_request *req, uint8_t status)
 		written = req->written;
 		count(&q->bytes[req->kind], req->payload);
 	} else {
-		count(&q->errors, 1);
+		count(&q->errors[req->kind], 1);
 	}
 	count(&q->ops[req->kind], 1);
+	histogram_record(&q->latency[latency_of[req->kind]], took);
 	virtqueue_push(&q->vq, &req->elem, written);
 	pool_put(&q->pool, req);
 	open_batch(q);
@@ -90,6 +101,7 @@ static unsigned int serve(struct vblk_queue *q)
 {
 	struct vblk_request *req;
 	unsigned int n = 0;
+	uint64_t now = 0;
 
 	if (unlikely(q->phase != VBLK_RUNNING))
 		return 0;
@@ -98,8 +110,11 @@ static unsigned int serve(struct vblk_queue *q)
 			pool_put(&q->pool, req);
 			break;
 		}
-		if (!n++)
+		if (!n++) {
 			virtqueue_disable_notify(&q->vq);
+			now = loop_now_ns(q->params.loop);
+		}
+		req->popped_ns = now;
 		vblk_request_start(req);
 	}
 	check_broken(q);
@@ -309,6 +324,13 @@ static uint64_t counted(const uint64_t *counter)
 
 void vblk_queue_stats(const struct vblk_queue *q, struct vblk_queue_stats *ret_stats)
 {
+	const uint64_t reads = counted(&q->errors[VBLK_READ]);
+	const uint64_t writes = counted(&q->errors[VBLK_WRITE]);
+	const uint64_t flushes = counted(&q->errors[VBLK_FLUSH]);
+	const uint64_t others = counted(&q->errors[VBLK_DISCARD]) +
+				counted(&q->errors[VBLK_WRITE_ZEROES]) +
+				counted(&q->errors[VBLK_OTHER]);
+
 	*ret_stats = (struct vblk_queue_stats){
 		.read_ops = counted(&q->ops[VBLK_READ]),
 		.write_ops = counted(&q->ops[VBLK_WRITE]),
@@ -318,10 +340,19 @@ void vblk_queue_stats(const struct vblk_queue *q, struct vblk_queue_stats *ret_s
 		.other_ops = counted(&q->ops[VBLK_OTHER]),
 		.read_bytes = counted(&q->bytes[VBLK_READ]),
 		.write_bytes = counted(&q->bytes[VBLK_WRITE]),
-		.errors = counted(&q->errors),
+		.errors = reads + writes + flushes + others,
+		.read_errors = reads,
+		.write_errors = writes,
+		.flush_errors = flushes,
+		.other_errors = others,
 		.kicks = counted(&q->kicks),
 		.notifies = counted(&q->notifies),
 		.in_flight = in_flight(q),
 		.broken = READ_ONCE(q->vq.broken),
 	};
+}
+
+void vblk_queue_latency(const struct vblk_queue *q, enum vblk_latency kind, struct histogram *sum)
+{
+	histogram_add(sum, &q->latency[kind]);
 }
