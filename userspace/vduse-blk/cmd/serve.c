@@ -36,7 +36,7 @@
 #include "cmd/privileges.h"
 #include "cmd/runtime.h"
 #include "cmd/status_socket.h"
-#include "transport/queue_thread.h"
+#include "transport/transport.h"
 #include "transport/vdpa_sysfs.h"
 #include "transport/vduse.h"
 #include "transport/vduse_dev.h"
@@ -88,7 +88,7 @@ struct serve {
 	struct backend *backend;
 	struct vblk_device disk;
 	struct loop *loop;
-	struct vduse *vduse;
+	struct transport *transport;
 	struct status_server status;
 
 	enum serve_state state;
@@ -110,7 +110,7 @@ static json_t *describe_queue(const struct serve *s, unsigned int index)
 {
 	struct vblk_queue_stats stats;
 
-	queue_thread_stats(vduse_queue_at(s->vduse, index), &stats);
+	queue_thread_stats(transport_queue(s->transport, index), &stats);
 	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:b}",
 			 "index", (int)index,
 			 "reads", (json_int_t)stats.read_ops,
@@ -132,12 +132,12 @@ static json_t *describe(void *opaque)
 {
 	const struct serve *s = opaque;
 	const struct backend_info *info = &s->backend->info;
-	struct vduse_status status;
+	struct transport_status status;
 	char features[32];
 	json_t *queues, *document;
 	unsigned int i;
 
-	vduse_status(s->vduse, &status);
+	transport_status(s->transport, &status);
 	snprintf(features, sizeof(features), "%#" PRIx64, status.features);
 	queues = json_array();
 	for (i = 0; i < s->options.queues; i++)
@@ -162,7 +162,7 @@ static json_t *describe(void *opaque)
 					       status.features & (1ULL << VIRTIO_F_RING_PACKED)),
 			     "driver_status", (int)status.driver_status,
 			     "features", features,
-			     "io_uring", queue_thread_loop_rung(vduse_queue_at(s->vduse, 0)),
+			     "io_uring", queue_thread_loop_rung(transport_queue(s->transport, 0)),
 			     "virtqueues", queues);
 	return document;
 }
@@ -220,7 +220,7 @@ static void begin_attach(struct serve *s)
 		fail(s, &e);
 }
 
-/* After vduse_abandon(): the queue threads cannot be waited for. */
+/* After transport_abandon(): the queue threads cannot be waited for. */
 static _Noreturn void leave(struct serve *s)
 {
 	struct error e = ERROR_INIT;
@@ -266,7 +266,7 @@ static void remind(struct loop_timer *timer)
 	unsigned int i, in_flight = 0;
 
 	for (i = 0; i < s->options.queues; i++) {
-		queue_thread_stats(vduse_queue_at(s->vduse, i), &stats);
+		queue_thread_stats(transport_queue(s->transport, i), &stats);
 		in_flight += stats.in_flight;
 	}
 	log_warning("%s: still detaching, %u requests wait for the storage; another signal gives them up",
@@ -307,7 +307,7 @@ static void signalled(struct loop_op *op, int res, uint32_t cqe_flags)
 		break;
 	case 1:
 		log_warning("%s: giving up the requests in flight", s->options.name);
-		vduse_abandon(s->vduse);
+		transport_abandon(s->transport);
 		break;
 	default:
 		log_error("%s: leaving without having detached the device", s->options.name);
@@ -422,7 +422,7 @@ static int create_device(struct serve *s, struct error *e)
 	int err;
 
 	privileges_raise();
-	err = vduse_create(&params, &s->vduse, e);
+	err = vduse_create(&params, &s->transport, e);
 	privileges_lower();
 	return err;
 }
@@ -455,7 +455,7 @@ static int run_device(struct serve *s, struct error *e)
 
 	status_server_close(&s->status);
 close_device:
-	close_err = vduse_close(s->vduse, &close_error);
+	close_err = transport_close(s->transport, &close_error);
 	if (close_err && !err && !s->exit_status)
 		err = err_set(e, -close_err, "%s", close_error.text);
 	return err;

@@ -25,15 +25,28 @@
 #include "transport/vduse_messages.h"
 #include "transport/vduse_queue.h"
 
+/*
+ * Between our answer to DRIVER_OK and the kernel taking note of it an interrupt
+ * is refused: try again, for as long as a stopped virtual CPU might take.
+ */
+#define CONFIG_IRQ_RETRY_MS	2
+#define CONFIG_IRQ_RETRIES	2500
+
 struct vduse {
+	struct transport transport;
 	struct vduse_params params;
 	struct vduse_messages messages;
 	int fd;
 	struct loop_op poll_op;
 	bool polling;
-	bool closing; /* vduse_close() runs the loop until nothing is under way */
+	bool closing; /* close_vduse() runs the loop until nothing is under way */
 	bool abandoned;
 	uint64_t features;
+
+	/* A driver has yet to hear that the configuration space changed. */
+	bool config_untold;
+	unsigned int config_retries;
+	struct loop_timer config_timer;
 
 	/* The fan-out under way. */
 	unsigned int pending;
@@ -47,6 +60,11 @@ struct vduse {
 static struct vduse *from_messages(struct vduse_messages *m)
 {
 	return container_of(m, struct vduse, messages);
+}
+
+static struct vduse *from_transport(const struct transport *t)
+{
+	return container_of(t, struct vduse, transport);
 }
 
 /* Fan-out to the queue threads */
@@ -77,6 +95,42 @@ static void stop_queues(struct vduse *v, uint64_t first, uint64_t last,
 	fan_begin(v, done);
 	for (i = 0; i < v->nqueues; i++)
 		queue_thread_stop(vduse_queue_thread(v->queues[i]), first, last, fan_report, v);
+}
+
+/* Configuration space */
+
+/* A driver that is still starting may have read the old one: it hears later. */
+static void tell_config(struct vduse *v)
+{
+	int err = vduse_dev_inject_config_irq(v->fd);
+
+	v->config_untold = err == -EINVAL;
+	if (err && err != -EINVAL)
+		log_error("%s: tell the driver of the new configuration: %s", v->params.name,
+			  strerror(-err));
+	if (v->config_untold && v->messages.phase == VDUSE_PHASE_RUNNING &&
+	    v->config_retries++ < CONFIG_IRQ_RETRIES)
+		loop_timer_arm(v->params.loop, &v->config_timer, CONFIG_IRQ_RETRY_MS);
+}
+
+static void config_timer_expired(struct loop_timer *timer)
+{
+	tell_config(container_of(timer, struct vduse, config_timer));
+}
+
+/* The kernel shows its copy to the driver, and keeps it for drivers to come. */
+static int config_changed(struct transport *t, struct error *e)
+{
+	struct vduse *v = from_transport(t);
+	const struct virtio_blk_config *config = &v->params.disk->config;
+	int err = vduse_dev_set_config(v->fd, config, sizeof(*config));
+
+	if (err)
+		return err_set_errno(e, -err, "set the configuration space of \"%s\"",
+				     v->params.name);
+	v->config_retries = 0;
+	tell_config(v);
+	return 0;
 }
 
 /* What the state machine asks for */
@@ -128,6 +182,10 @@ static void queues_started(struct vduse *v, int error)
 	log_info("%s: driver is ready, features %#" PRIx64 "%s", v->params.name, v->features,
 		 v->features & (1ULL << VIRTIO_F_RING_PACKED) ? ", packed rings" : "");
 	vduse_messages_start_done(&v->messages, 0);
+	if (v->config_untold) {
+		v->config_retries = 0;
+		loop_timer_arm(v->params.loop, &v->config_timer, CONFIG_IRQ_RETRY_MS);
+	}
 }
 
 static void start(struct vduse_messages *m, bool fresh)
@@ -295,7 +353,76 @@ static void destroy_queues(struct vduse *v)
 		vduse_queue_destroy(v->queues[--v->nqueues]);
 }
 
-int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, struct error *e)
+static void stopped_for_good(struct vduse *v, int error)
+{
+	(void)error;
+	loop_stop(v->params.loop);
+}
+
+static int close_vduse(struct transport *t, struct error *e)
+{
+	struct vduse *v = from_transport(t);
+	int err;
+
+	v->closing = true;
+	loop_timer_cancel(v->params.loop, &v->config_timer);
+	if (v->polling)
+		loop_cancel(v->params.loop, &v->poll_op);
+	while (v->polling || vduse_messages_busy(&v->messages))
+		loop_run(v->params.loop);
+	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
+	loop_run(v->params.loop);
+	destroy_queues(v);
+
+	close(v->fd);
+	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
+	free(v);
+	return err;
+}
+
+static void abandon_vduse(struct transport *t)
+{
+	struct vduse *v = from_transport(t);
+	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	v->abandoned = true;
+	loop_timer_cancel(v->params.loop, &v->config_timer);
+	if (v->polling)
+		loop_cancel(v->params.loop, &v->poll_op);
+	/* Other threads use the number: it must not become another file's. */
+	if (fd < 0 || dup3(fd, v->fd, O_CLOEXEC) < 0)
+		close(v->fd);
+	if (fd >= 0)
+		close(fd);
+}
+
+static void status(const struct transport *t, struct transport_status *ret_status)
+{
+	const struct vduse *v = from_transport(t);
+
+	*ret_status = (struct transport_status) {
+		.driver_status = v->messages.status,
+		.features = v->features,
+		.running = v->messages.phase == VDUSE_PHASE_RUNNING,
+	};
+}
+
+static struct queue_thread *queue(const struct transport *t, unsigned int index)
+{
+	return vduse_queue_thread(from_transport(t)->queues[index]);
+}
+
+static const struct transport_ops vduse_transport_ops = {
+	.name = "vduse",
+	.close = close_vduse,
+	.abandon = abandon_vduse,
+	.status = status,
+	.queue = queue,
+	.config_changed = config_changed,
+};
+
+int vduse_create(const struct vduse_params *params, struct transport **ret_transport,
+		 struct error *e)
 {
 	const struct vduse_dev_params dev = {
 		.name = params->name,
@@ -313,8 +440,10 @@ int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, st
 	v = calloc(1, sizeof(*v) + params->nqueues * sizeof(v->queues[0]));
 	if (!v)
 		return err_set(e, ENOMEM, "out of memory");
+	v->transport.ops = &vduse_transport_ops;
 	v->params = *params;
 	v->poll_op.complete = message_ready;
+	v->config_timer.expired = config_timer_expired;
 	vduse_messages_init(&v->messages, &message_ops, params->nqueues);
 
 	err = sigbus_guard_install(e);
@@ -328,7 +457,7 @@ int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, st
 		goto destroy_device;
 
 	listen_for_messages(v);
-	*ret_vduse = v;
+	*ret_transport = &v->transport;
 	return 0;
 
 destroy_device:
@@ -338,60 +467,4 @@ destroy_device:
 free_vduse:
 	free(v);
 	return err;
-}
-
-static void stopped_for_good(struct vduse *v, int error)
-{
-	(void)error;
-	loop_stop(v->params.loop);
-}
-
-int vduse_close(struct vduse *v, struct error *e)
-{
-	int err;
-
-	if (!v)
-		return 0;
-
-	v->closing = true;
-	if (v->polling)
-		loop_cancel(v->params.loop, &v->poll_op);
-	while (v->polling || vduse_messages_busy(&v->messages))
-		loop_run(v->params.loop);
-	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
-	loop_run(v->params.loop);
-	destroy_queues(v);
-
-	close(v->fd);
-	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
-	free(v);
-	return err;
-}
-
-void vduse_abandon(struct vduse *v)
-{
-	int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	v->abandoned = true;
-	if (v->polling)
-		loop_cancel(v->params.loop, &v->poll_op);
-	/* Other threads use the number: it must not become another file's. */
-	if (fd < 0 || dup3(fd, v->fd, O_CLOEXEC) < 0)
-		close(v->fd);
-	if (fd >= 0)
-		close(fd);
-}
-
-void vduse_status(const struct vduse *v, struct vduse_status *ret_status)
-{
-	*ret_status = (struct vduse_status) {
-		.driver_status = v->messages.status,
-		.features = v->features,
-		.running = v->messages.phase == VDUSE_PHASE_RUNNING,
-	};
-}
-
-struct queue_thread *vduse_queue_at(const struct vduse *v, unsigned int index)
-{
-	return vduse_queue_thread(v->queues[index]);
 }

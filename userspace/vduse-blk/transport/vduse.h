@@ -11,15 +11,13 @@
 #ifndef VDUSE_BLK_TRANSPORT_VDUSE_H
 #define VDUSE_BLK_TRANSPORT_VDUSE_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "backend/backend.h"
 #include "base/error.h"
 #include "loop/loop.h"
+#include "transport/transport.h"
 #include "virtio/virtio_blk.h"
-
-struct vduse;
 
 /**
  * struct vduse_params - what to create
@@ -48,63 +46,19 @@ struct vduse_params {
 /**
  * vduse_create() - create the device, start its threads, listen for messages
  * @params:	copied; @params->name must outlive the device
- * @ret_vduse:	written only on success
+ * @ret_transport: written only on success
  * @e:		error text
  *
  * Sleeps. Messages are answered once the main loop runs.
  *
+ * The device should be detached from the vDPA bus before transport_close(): the
+ * kernel keeps the device otherwise, without a process behind it. After
+ * transport_abandon() the kernel sees the process gone and may fail what it
+ * waits for; the device can then be destroyed with vduse_dev_destroy().
+ *
  * Return: 0 or -errno.
  */
-int vduse_create(const struct vduse_params *params, struct vduse **ret_vduse, struct error *e);
-
-/**
- * vduse_close() - stop the threads and destroy the device
- * @v:	may be NULL; the main loop is not running (this runs it)
- * @e:	error text
- *
- * Should be detached from the vDPA bus by now; the kernel keeps the device
- * otherwise, without a process behind it.
- *
- * Return: 0, or -errno when the device is still there.
- */
-int vduse_close(struct vduse *v, struct error *e);
-
-/**
- * vduse_abandon() - leave the device to the kernel, requests in flight included
- * @v:	the device
- *
- * For storage that does not answer: the kernel sees the process gone and may
- * fail what it waits for. The queue threads notice nothing. Only the end of the
- * process may follow; the device can be destroyed with vduse_dev_destroy().
- */
-void vduse_abandon(struct vduse *v);
-
-/**
- * struct vduse_status - what a device is doing
- * @driver_status:	virtio status byte
- * @features:		what the driver accepted; valid with DRIVER_OK
- * @running:		queues serve their rings
- */
-struct vduse_status {
-	uint8_t driver_status;
-	uint64_t features;
-	bool running;
-};
-
-/**
- * vduse_status() - what the device is doing
- * @v:		the device
- * @ret_status:	filled
- */
-void vduse_status(const struct vduse *v, struct vduse_status *ret_status);
-
-/**
- * vduse_queue_at() - a queue, for its counters
- * @v:		the device
- * @index:	smaller than the number of queues
- *
- * Return: the queue.
- */
-struct queue_thread *vduse_queue_at(const struct vduse *v, unsigned int index);
+int vduse_create(const struct vduse_params *params, struct transport **ret_transport,
+		 struct error *e);
 
 #endif

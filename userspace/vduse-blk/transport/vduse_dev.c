@@ -181,6 +181,22 @@ int vduse_dev_features(int fd, uint64_t *ret_features)
 	return 0;
 }
 
+int vduse_dev_set_config(int fd, const void *config, uint32_t size)
+{
+	auto_free struct vduse_config_data *data = calloc(1, sizeof(*data) + size);
+
+	if (!data)
+		return -ENOMEM;
+	data->length = size;
+	memcpy(data->buffer, config, size);
+	return ioctl(fd, VDUSE_DEV_SET_CONFIG, data) ? -errno : 0;
+}
+
+int vduse_dev_inject_config_irq(int fd)
+{
+	return ioctl(fd, VDUSE_DEV_INJECT_CONFIG_IRQ) ? -errno : 0;
+}
+
 int vduse_dev_vq_info(int fd, uint32_t index, struct vduse_vq_info *ret_info)
 {
 	struct vduse_vq_info info = { .index = index };

@@ -91,6 +91,25 @@ int vduse_dev_destroy(int control_fd, const char *name, struct error *e);
 int vduse_dev_features(int fd, uint64_t *ret_features);
 
 /**
+ * vduse_dev_set_config() - replace the configuration space
+ * @fd:		the device
+ * @config:	the whole configuration space
+ * @size:	its length in bytes, as at creation
+ *
+ * Return: 0 or -errno.
+ */
+int vduse_dev_set_config(int fd, const void *config, uint32_t size);
+
+/**
+ * vduse_dev_inject_config_irq() - tell the driver that the configuration changed
+ * @fd: the device
+ *
+ * Return: 0 or -errno; -EINVAL while there is no driver, or while it has not
+ * got an answer to its DRIVER_OK.
+ */
+int vduse_dev_inject_config_irq(int fd);
+
+/**
  * vduse_dev_vq_info() - what the driver set up for a virtqueue
  * @fd:		the device
  * @index:	virtqueue index

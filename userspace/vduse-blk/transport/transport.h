@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the rest of the daemon may ask of a transport, whichever it is.
+ *
+ * A transport brings requests of a driver to the virtio-blk core: it owns the
+ * queue threads and follows the driver's set-up. Each has a function of its own
+ * that creates it (vduse.h); from then on these calls are all there is. They
+ * belong to the thread that runs the main loop.
+ */
+#ifndef VDUSE_BLK_TRANSPORT_TRANSPORT_H
+#define VDUSE_BLK_TRANSPORT_TRANSPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "transport/queue_thread.h"
+
+struct transport;
+
+/**
+ * struct transport_status - what a device is doing
+ * @driver_status:	virtio status byte
+ * @features:		what the driver accepted; valid with DRIVER_OK
+ * @running:		queues serve their rings
+ */
+struct transport_status {
+	uint8_t driver_status;
+	uint64_t features;
+	bool running;
+};
+
+/**
+ * struct transport_ops - a transport's side of the calls below
+ * @name:		for logs and status
+ * @close:		see transport_close()
+ * @abandon:		see transport_abandon()
+ * @status:		see transport_status()
+ * @queue:		see transport_queue()
+ * @config_changed:	see transport_config_changed()
+ */
+struct transport_ops {
+	const char *name;
+	int (*close)(struct transport *t, struct error *e);
+	void (*abandon)(struct transport *t);
+	void (*status)(const struct transport *t, struct transport_status *ret_status);
+	struct queue_thread *(*queue)(const struct transport *t, unsigned int index);
+	int (*config_changed)(struct transport *t, struct error *e);
+};
+
+/* First member of every transport's own structure. */
+struct transport {
+	const struct transport_ops *ops;
+};
+
+/**
+ * transport_close() - finish what is in flight, stop the threads, free all
+ * @t:	may be NULL; the main loop is not running (this runs it)
+ * @e:	error text
+ *
+ * Return: 0, or -errno when something was left behind.
+ */
+static inline int transport_close(struct transport *t, struct error *e)
+{
+	return t ? t->ops->close(t, e) : 0;
+}
+
+/**
+ * transport_abandon() - leave the driver alone with its requests in flight
+ * @t: the transport
+ *
+ * For storage that does not answer. The queue threads notice nothing; only the
+ * end of the process may follow.
+ */
+static inline void transport_abandon(struct transport *t)
+{
+	t->ops->abandon(t);
+}
+
+/**
+ * transport_status() - what the device is doing
+ * @t:		the transport
+ * @ret_status:	filled
+ */
+static inline void transport_status(const struct transport *t,
+				    struct transport_status *ret_status)
+{
+	t->ops->status(t, ret_status);
+}
+
+/**
+ * transport_queue() - a queue, for its counters
+ * @t:		the transport
+ * @index:	smaller than the number of queues
+ *
+ * Return: the queue.
+ */
+static inline struct queue_thread *transport_queue(const struct transport *t, unsigned int index)
+{
+	return t->ops->queue(t, index);
+}
+
+/**
+ * transport_config_changed() - the configuration space is not what it was
+ * @t:	the transport
+ * @e:	error text
+ *
+ * Tells the driver of the new contents of the disk's configuration space, now
+ * or, when there is no driver, once there is one.
+ *
+ * Return: 0 or -errno.
+ */
+static inline int transport_config_changed(struct transport *t, struct error *e)
+{
+	return t->ops->config_changed(t, e);
+}
+
+#endif
