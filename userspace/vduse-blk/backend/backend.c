@@ -15,6 +15,11 @@
 #define DEFAULT_QUEUE_DEPTH	   128
 #define MAX_QUEUE_DEPTH		   4096
 #define DEFAULT_CONNECT_TIMEOUT_MS 10000
+#define DEFAULT_REQUEST_MS	   30000
+#define DEFAULT_KEEPALIVE_MS	   15000
+#define DEFAULT_RECONNECT_MIN_MS   100
+#define DEFAULT_RECONNECT_MAX_MS   5000
+#define DEFAULT_FENCE_MS	   30000
 
 static const struct backend_ops *const all_ops[] = {
 	&nbd_backend_ops,
@@ -31,6 +36,28 @@ static const char *const op_names[_BACKEND_OP_MAX] = {
 	[BACKEND_WRITE_ZEROES] = "write-zeroes",
 };
 
+static const char *const loss_names[_BACKEND_LOSS_MAX] = {
+	[BACKEND_LOSS_REFUSED] = "refused",
+	[BACKEND_LOSS_HANDSHAKE] = "export-refused",
+	[BACKEND_LOSS_CLOSED] = "closed",
+	[BACKEND_LOSS_SHUTDOWN] = "shutdown",
+	[BACKEND_LOSS_NETWORK] = "network",
+	[BACKEND_LOSS_TIMEOUT] = "timeout",
+	[BACKEND_LOSS_REQUEST] = "request-timeout",
+	[BACKEND_LOSS_FAILED] = "failed-by-user",
+	[BACKEND_LOSS_BAD_HANDSHAKE] = "bad-handshake",
+	[BACKEND_LOSS_BAD_MAGIC] = "bad-magic",
+	[BACKEND_LOSS_BAD_HEADER] = "bad-header",
+	[BACKEND_LOSS_BAD_COOKIE] = "bad-cookie",
+	[BACKEND_LOSS_BAD_CHUNK] = "bad-chunk",
+	[BACKEND_LOSS_BAD_LENGTH] = "bad-length",
+};
+
+const char *backend_loss_name(enum backend_loss loss)
+{
+	return loss >= 0 && loss < _BACKEND_LOSS_MAX ? loss_names[loss] : "unknown";
+}
+
 const char *backend_op_name(enum backend_op op)
 {
 	return op >= 0 && op < _BACKEND_OP_MAX ? op_names[op] : "unknown";
@@ -42,6 +69,26 @@ static const struct backend_ops *find_ops(const char *scheme)
 		if (!strcmp(all_ops[i]->scheme, scheme))
 			return all_ops[i];
 	return NULL;
+}
+
+static void default_to(uint32_t *field, uint32_t value)
+{
+	if (!*field)
+		*field = value;
+}
+
+static void complete_tunables(struct backend_tunables *t, uint32_t connect_timeout_ms)
+{
+	default_to(&t->connect_ms, connect_timeout_ms);
+	default_to(&t->handshake_ms, connect_timeout_ms);
+	default_to(&t->request_ms, DEFAULT_REQUEST_MS);
+	default_to(&t->keepalive_ms, DEFAULT_KEEPALIVE_MS);
+	default_to(&t->idle_ms, BACKEND_NEVER);
+	default_to(&t->io_timeout_ms, BACKEND_NEVER);
+	default_to(&t->reconnect_min_ms, DEFAULT_RECONNECT_MIN_MS);
+	default_to(&t->reconnect_max_ms, DEFAULT_RECONNECT_MAX_MS);
+	default_to(&t->fence_ms, DEFAULT_FENCE_MS);
+	t->reconnect_max_ms = max(t->reconnect_max_ms, t->reconnect_min_ms);
 }
 
 static int check_options(struct backend_options *o, struct error *e)
@@ -57,6 +104,7 @@ static int check_options(struct backend_options *o, struct error *e)
 	o->queue_depth = min(o->queue_depth, (uint32_t)MAX_QUEUE_DEPTH);
 	if (!o->connect_timeout_ms)
 		o->connect_timeout_ms = DEFAULT_CONNECT_TIMEOUT_MS;
+	complete_tunables(&o->tunables, o->connect_timeout_ms);
 	return 0;
 }
 
@@ -133,6 +181,8 @@ int backend_open(const char *uri_text, const struct backend_options *options,
 		backend_close(backend);
 		goto out_uri;
 	}
+	backend->options = o;
+	backend->options.prior_writes = NULL;
 	*ret_backend = backend;
 
 out_uri:
@@ -156,4 +206,31 @@ void backend_queue_destroy(struct backend_queue *queue)
 {
 	if (queue)
 		queue->backend->ops->queue_destroy(queue);
+}
+
+void backend_set_tunables(struct backend *backend, const struct backend_tunables *tunables)
+{
+	backend->options.tunables = *tunables;
+	complete_tunables(&backend->options.tunables, backend->options.connect_timeout_ms);
+	if (backend->ops->set_tunables)
+		backend->ops->set_tunables(backend, &backend->options.tunables);
+}
+
+void backend_fail(struct backend *backend)
+{
+	if (backend->ops->fail)
+		backend->ops->fail(backend);
+}
+
+void backend_refresh(struct backend *backend)
+{
+	if (backend->ops->refresh)
+		backend->ops->refresh(backend);
+}
+
+int backend_link_stats(struct backend *backend, unsigned int index,
+		       struct backend_link_stats *ret_stats)
+{
+	return backend->ops->link_stats ? backend->ops->link_stats(backend, index, ret_stats) :
+					  -ENOENT;
 }

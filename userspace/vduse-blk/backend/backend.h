@@ -6,6 +6,8 @@
  *	queue threads:	queue_create(0), queue_create(1) ... on their own loops
  *			submit() ... done()
  *			queue_destroy(n) ... queue_destroy(0)
+ *	main thread:	set_tunables(), fail(), refresh(), link_stats() at any time;
+ *			events.changed() on its loop
  *	main thread:	backend_close()
  *
  * Queue 0 is created before the others and destroyed after them: a backend
@@ -43,6 +45,10 @@ struct backend_request;
 /* Logical blocks may not be larger than this: Linux takes no more than a page. */
 #define BACKEND_MAX_BLOCK_SIZE 4096
 
+/*
+ * As found at the beginning, and later as found again: written by the main
+ * thread only, right before events.changed() tells of it.
+ */
 struct backend_info {
 	uint64_t size;		  /* bytes; a multiple of block_size */
 	uint32_t block_size;	  /* logical block: 512...4096, power of two */
@@ -56,6 +62,59 @@ struct backend_info {
 	char description[160]; /* for log and status: where the data is and what was negotiated */
 };
 
+/* A limit that never comes. */
+#define BACKEND_NEVER UINT32_MAX
+
+/*
+ * What may be changed while the disk is in use. Milliseconds; where the comment
+ * names a default, 0 stands for it, and BACKEND_NEVER switches the limit off.
+ */
+struct backend_tunables {
+	uint32_t connect_ms;   /* for a connection, each address; default 10 s */
+	uint32_t handshake_ms; /* then, for the negotiation; default 10 s */
+	/*
+	 * A request that has been on the wire for so long means that the server
+	 * is lost: the connection is cut, a new one is made, and the request is
+	 * sent again. Default 30 s; doubled, up to 16 times that, each time it
+	 * happens without an answer to anything in between.
+	 */
+	uint32_t request_ms;
+	uint32_t keepalive_ms; /* silence of the peer's kernel that ends a connection; default 15 s */
+	uint32_t idle_ms; /* a connection without requests is closed until the next; 0: never */
+	/* A request that has waited for so long fails with -EIO; 0: it waits without limit. */
+	uint32_t io_timeout_ms;
+	uint32_t reconnect_min_ms; /* pause after the first failed attempt; default 100 ms */
+	uint32_t reconnect_max_ms; /* longest pause, each twice the last; default 5 s */
+	/* How long a write of a connection that was cut may still arrive; default 30 s. */
+	uint32_t fence_ms;
+};
+
+enum backend_change {
+	BACKEND_LOST,	  /* a connection is gone and being made again */
+	BACKEND_RESTORED, /* every connection is back */
+	BACKEND_GROWN,
+	BACKEND_SHRUNK,	       /* requests behind the new end fail with -EIO */
+	BACKEND_FLAGS_CHANGED, /* requests that the storage offers no longer fail with -EIO */
+	_BACKEND_CHANGE_MAX,
+};
+
+/* Who hears of changes: all zero for nobody. */
+struct backend_events {
+	struct loop *main; /* loop of the main thread; lives until backend_close() has returned */
+	/* On that loop. What is now is also in the backend's info. */
+	void (*changed)(void *opaque, const struct backend_info *now, enum backend_change what);
+	void *opaque;
+};
+
+/* Bytes of the device. */
+struct backend_range {
+	uint64_t offset;
+	uint64_t length;
+};
+
+/* Bytes of acknowledged, unflushed writes that are kept for a server that loses its cache. */
+#define BACKEND_REPLAY_LOG_DEFAULT (32u << 20)
+
 struct backend_options {
 	bool read_only;		  /* never write, whatever the storage allows */
 	uint32_t block_size;	  /* logical block size wanted; 0: the smallest that is possible */
@@ -63,6 +122,16 @@ struct backend_options {
 	unsigned int queue_depth; /* requests in flight per queue that need not wait; 0: 128 */
 	unsigned int connect_timeout_ms; /* connect and handshake; 0: 10 s */
 	bool single_connection;		 /* share one even if the server allows several */
+	struct backend_tunables tunables; /* zeroed: the defaults */
+	struct backend_events events;
+	uint32_t replay_log; /* bytes, all queues together; 0: none, a loss fails the next flush */
+	/*
+	 * Writes that a predecessor of this process had in flight when it was
+	 * killed, and that its server may carry out late: newer writes to these
+	 * bytes wait (fence_ms). Copied.
+	 */
+	const struct backend_range *prior_writes;
+	unsigned int prior_writes_n;
 };
 
 enum backend_op {
@@ -78,6 +147,8 @@ enum backend_op {
 #define BACKEND_REQ_FUA \
 	(1u << 0) /* on stable storage before done(); writes, write-zeroes, discard */
 #define BACKEND_REQ_MAY_UNMAP (1u << 1) /* write-zeroes: a hole will do */
+/* The same write as one of options.prior_writes, so it need not wait for that one. */
+#define BACKEND_REQ_RESUBMIT (1u << 2)
 
 /*
  * One request. The submitter fills in the first part and keeps the struct, iov
@@ -99,13 +170,55 @@ struct backend_request {
 	void (*done)(struct backend_request *req, int error);
 
 	/* Private to the backend between submit() and done(). */
-	struct backend_request *next;
+	struct backend_request *next, *prev;
 	struct backend_queue *queue;
 	struct loop_msg msg;
 	uint64_t progress;
+	uint64_t mark;
+	uint64_t since_ms, sent_ms;
 	unsigned int pending;
 	unsigned int stage;
+	unsigned int state;
 	int error;
+};
+
+/* Why a connection ended, or did not come about. */
+enum backend_loss {
+	BACKEND_LOSS_REFUSED,	  /* cannot connect */
+	BACKEND_LOSS_HANDSHAKE,	  /* the server does not give the export, in due form */
+	BACKEND_LOSS_CLOSED,	  /* the server closed, or was killed */
+	BACKEND_LOSS_SHUTDOWN,	  /* the server said that it would */
+	BACKEND_LOSS_NETWORK,	  /* no way to the peer any more */
+	BACKEND_LOSS_TIMEOUT,	  /* connecting or negotiating took too long */
+	BACKEND_LOSS_REQUEST,	  /* a request took too long */
+	BACKEND_LOSS_FAILED,	  /* backend_fail() */
+	BACKEND_LOSS_BAD_HANDSHAKE, /* violations: anything during the negotiation */
+	BACKEND_LOSS_BAD_MAGIC,	  /* no reply begins like this */
+	BACKEND_LOSS_BAD_HEADER,  /* type, flags or length of a reply */
+	BACKEND_LOSS_BAD_COOKIE,  /* answer to something that was not asked */
+	BACKEND_LOSS_BAD_CHUNK,	  /* out of range, overlapping, or of the wrong kind */
+	BACKEND_LOSS_BAD_LENGTH,  /* success with less data than was asked for */
+	_BACKEND_LOSS_MAX,
+};
+
+/* One connection to the server: what it is doing, and counters since backend_open(). */
+struct backend_link_stats {
+	const char *state; /* static text */
+	uint64_t connects;   /* connections on which requests could be sent */
+	uint64_t attempts;   /* to connect */
+	uint64_t losses[_BACKEND_LOSS_MAX];
+	uint64_t requests;    /* taken over */
+	uint64_t errors;      /* of those, failed */
+	uint64_t resubmitted; /* sent again after a loss */
+	uint64_t held;	      /* writes that waited for a late one */
+	uint64_t replayed;    /* acknowledged writes that were repeated */
+	uint64_t flushes;     /* sent for other queues, or to make room in the log */
+	uint64_t bytes_sent;
+	uint64_t bytes_received;
+	uint64_t in_flight; /* now, on the wire */
+	uint64_t waiting;   /* now, for a connection or something else */
+	uint64_t unflushed; /* now, bytes in the replay log */
+	uint64_t memory;    /* bytes allocated for it, the log included */
 };
 
 struct backend_ops {
@@ -118,12 +231,19 @@ struct backend_ops {
 			    struct backend_queue **ret_queue, struct error *e);
 	void (*queue_destroy)(struct backend_queue *queue);
 	void (*submit)(struct backend_queue *queue, struct backend_request *req);
+	/* Optional; see the functions of the same names. */
+	void (*set_tunables)(struct backend *backend, const struct backend_tunables *t);
+	void (*fail)(struct backend *backend);
+	void (*refresh)(struct backend *backend);
+	int (*link_stats)(struct backend *backend, unsigned int index,
+			  struct backend_link_stats *ret_stats);
 };
 
 /* First member of every backend's own structure. */
 struct backend {
 	const struct backend_ops *ops;
-	struct backend_info info; /* constant after open() */
+	struct backend_info info;
+	struct backend_options options; /* defaults filled in; .tunables: those in force */
 };
 
 /* First member of every backend's own queue structure. */
@@ -191,6 +311,55 @@ static inline void backend_submit(struct backend_queue *queue, struct backend_re
 {
 	queue->backend->ops->submit(queue, req);
 }
+
+/**
+ * backend_set_tunables() - change timeouts
+ * @backend: open
+ * @tunables: all of them; take those in force from backend->options.tunables
+ *
+ * Main thread, which must have given its loop (options.events.main). In force at
+ * once, also for what waits already.
+ */
+void backend_set_tunables(struct backend *backend, const struct backend_tunables *tunables);
+
+/**
+ * backend_fail() - wait no longer
+ * @backend: open
+ *
+ * Main thread, as above. Every request that has not been answered fails with
+ * -EIO, and so does what is submitted until a connection is (again) usable.
+ */
+void backend_fail(struct backend *backend);
+
+/**
+ * backend_refresh() - ask the storage for its size and flags again
+ * @backend: open
+ *
+ * Main thread, as above. events.changed() tells of what is new; if nothing is,
+ * or the storage cannot be reached, it is not called.
+ */
+void backend_refresh(struct backend *backend);
+
+/**
+ * backend_link_stats() - state and counters of a connection
+ * @backend: open
+ * @index: 0...info.connections - 1
+ * @ret_stats: written only on success
+ *
+ * Any thread.
+ *
+ * Return: 0 or -ENOENT.
+ */
+int backend_link_stats(struct backend *backend, unsigned int index,
+		       struct backend_link_stats *ret_stats);
+
+/**
+ * backend_loss_name() - for status and statistics
+ * @loss: why a connection ended
+ *
+ * Return: static text, one word.
+ */
+const char *backend_loss_name(enum backend_loss loss);
 
 /**
  * backend_op_name() - for logs

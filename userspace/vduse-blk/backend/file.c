@@ -20,6 +20,7 @@
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 
+#include "base/log.h"
 #include "loop/iov.h"
 
 /* The kernel moves no more in one operation. */
@@ -143,6 +144,33 @@ static void file_close(struct backend *backend)
 
 	close(f->fd);
 	free(f);
+}
+
+/*
+ * Whoever changed the size: files and block devices do not announce it. A
+ * size that is no multiple of the block size cannot be offered to a driver; it
+ * was a whole one before, so the odd rest is left out.
+ */
+static void file_refresh(struct backend *backend)
+{
+	struct file_backend *f = container_of(backend, struct file_backend, common);
+	const struct backend_events *events = &backend->options.events;
+	uint64_t size = 0, before = backend->info.size;
+	struct stat st;
+
+	if (fstat(f->fd, &st) < 0 || (S_ISBLK(st.st_mode) && ioctl(f->fd, BLKGETSIZE64, &size) < 0)) {
+		log_warning("file: cannot ask for the size: %s", strerror(errno));
+		return;
+	}
+	if (!S_ISBLK(st.st_mode))
+		size = (uint64_t)st.st_size;
+	size -= size % backend->info.block_size;
+	if (size == before)
+		return;
+	backend->info.size = size;
+	if (events->changed)
+		events->changed(events->opaque, &backend->info,
+				size > before ? BACKEND_GROWN : BACKEND_SHRUNK);
 }
 
 static int file_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
@@ -344,4 +372,5 @@ const struct backend_ops file_backend_ops = {
 	.queue_create = file_queue_create,
 	.queue_destroy = file_queue_destroy,
 	.submit = file_submit,
+	.refresh = file_refresh,
 };

@@ -184,6 +184,12 @@ uint64_t loop_now_ns(struct loop *loop)
 	return likely(loop->now_ns) ? loop->now_ns : read_clock(loop);
 }
 
+/* Good enough for waiting: too old a time makes a timer late, never early. */
+static int64_t batch_ms(struct loop *loop)
+{
+	return (int64_t)(loop_now_ns(loop) / 1000000);
+}
+
 static int64_t now_ms(void)
 {
 	struct timespec ts;
@@ -202,7 +208,7 @@ static int submit_and_sleep(struct loop *loop)
 	loop->stats.enters++;
 	loop->stats.sleeps++;
 	if (loop->timers) {
-		int64_t left = max(loop->timers->deadline_ms - now_ms(), (int64_t)0);
+		int64_t left = max(loop->timers->deadline_ms - batch_ms(loop), (int64_t)0);
 
 		ts.tv_sec = left / 1000;
 		ts.tv_nsec = left % 1000 * 1000000;
@@ -446,7 +452,7 @@ void loop_timer_arm(struct loop *loop, struct loop_timer *timer, unsigned int ms
 
 static void run_timers(struct loop *loop)
 {
-	int64_t now = now_ms();
+	int64_t now = batch_ms(loop);
 	struct loop_timer *timer;
 
 	while ((timer = loop->timers) && timer->deadline_ms <= now) {

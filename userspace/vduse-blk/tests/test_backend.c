@@ -391,6 +391,68 @@ static void test_file_shrinks(void **state)
 	unlink(path);
 }
 
+struct seen_change {
+	unsigned int n;
+	enum backend_change what;
+	uint64_t size;
+};
+
+static void see_change(void *opaque, const struct backend_info *now, enum backend_change what)
+{
+	struct seen_change *seen = opaque;
+
+	seen->n++;
+	seen->what = what;
+	seen->size = now->size;
+}
+
+/* A file does not say when its size changes, so it is asked. */
+static void test_file_refresh(void **state)
+{
+	char path[] = "/tmp/test-backend-XXXXXX", uri[64];
+	struct seen_change seen = { 0 };
+	struct backend_options options = { .events = { .changed = see_change, .opaque = &seen },
+					   .tunables = { .request_ms = 1234,
+							 .reconnect_min_ms = 20000 } };
+	struct backend_link_stats stats;
+	struct backend *backend;
+	struct error e = ERROR_INIT;
+	auto_close int fd = mkstemp(path);
+
+	(void)state;
+	assert_int_equal(ftruncate(fd, 1 << 20), 0);
+	snprintf(uri, sizeof(uri), "file://%s", path);
+	assert_int_equal(backend_open(uri, &options, &backend, &e), 0);
+	backend_refresh(backend);
+	assert_int_equal(seen.n, 0);
+
+	assert_int_equal(ftruncate(fd, (2 << 20) + 100), 0);
+	backend_refresh(backend);
+	assert_int_equal(seen.n, 1);
+	assert_int_equal(seen.what, BACKEND_GROWN);
+	assert_int_equal(seen.size, 2 << 20);
+	assert_int_equal(backend->info.size, 2 << 20);
+
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	backend_refresh(backend);
+	assert_int_equal(seen.n, 2);
+	assert_int_equal(seen.what, BACKEND_SHRUNK);
+	assert_int_equal(seen.size, 4096);
+
+	/* No connection, so nothing to fail and nothing to count. */
+	backend_fail(backend);
+	assert_int_equal(backend_link_stats(backend, 0, &stats), -ENOENT);
+	assert_int_equal(backend->options.tunables.request_ms, 1234);
+	assert_int_equal(backend->options.tunables.handshake_ms, 10000);
+	assert_int_equal(backend->options.tunables.idle_ms, BACKEND_NEVER);
+	assert_int_equal(backend->options.tunables.reconnect_max_ms, 20000);
+	backend_set_tunables(backend, &(struct backend_tunables){ .request_ms = 77 });
+	assert_int_equal(backend->options.tunables.request_ms, 77);
+	assert_int_equal(backend->options.tunables.fence_ms, 30000);
+	backend_close(backend);
+	unlink(path);
+}
+
 static void test_file_lock(void **state)
 {
 	char path[] = "/tmp/test-backend-XXXXXX", uri[64];
@@ -728,6 +790,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_rows),	    cmocka_unit_test(test_file),
 		cmocka_unit_test(test_file_lock),   cmocka_unit_test(test_file_shrinks),
+		cmocka_unit_test(test_file_refresh),
 		cmocka_unit_test(test_server_dies), cmocka_unit_test(test_log_fua),
 		cmocka_unit_test(test_log_no_fua),  cmocka_unit_test(test_log_connections),
 		cmocka_unit_test(test_refusals),
