@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of "vduse-blk serve" share. All of it belongs to the main
+ * thread.
+ *
+ *	serve.c		from the command line to the main loop and back
+ *	serve_storage.c	opening the storage, and the disk that is made of it
+ *	serve_end.c	attaching, detaching, signals
+ *	serve_status.c	the document that "status" shows
+ */
+#ifndef VDUSE_BLK_CMD_SERVE_H
+#define VDUSE_BLK_CMD_SERVE_H
+
+#include <jansson.h>
+
+#include "backend/backend.h"
+#include "cmd/attach.h"
+#include "cmd/options.h"
+#include "cmd/runtime.h"
+#include "cmd/status_socket.h"
+#include "transport/transport.h"
+
+enum serve_state {
+	SERVE_STARTING,
+	SERVE_ATTACHING,
+	SERVE_SERVING,
+	SERVE_DETACHING,
+};
+
+struct serve {
+	struct serve_options options;
+	struct runtime runtime;
+	int control_fd;
+	struct backend *backend;
+	struct vblk_device disk;
+	struct loop *loop;
+	struct transport *transport;
+	struct status_server status;
+
+	enum serve_state state;
+	struct attach_job job;
+	char path[256];
+	unsigned int signals; /* that came; see serve_end.c */
+	int exit_status;
+
+	int signal_fd;
+	struct loop_op signal_op;
+	bool watching_signals;
+	bool ending; /* nobody cares for signals any more */
+	struct loop_timer reminder;
+};
+
+/**
+ * struct serve_bounce - memory between driver and daemon
+ * @size:		bytes; 0: the module's default
+ * @max_request:	bytes of one request at most; 0: no limit
+ */
+struct serve_bounce {
+	uint32_t size;
+	uint32_t max_request;
+};
+
+/**
+ * serve_plan_bounce() - how much bounce memory the disk needs
+ * @o:	options
+ *
+ * Return: by value.
+ */
+struct serve_bounce serve_plan_bounce(const struct serve_options *o);
+
+/**
+ * serve_open_storage() - open @s->backend and work out @s->disk
+ * @s:	with its options
+ * @e:	error text
+ *
+ * Return: 0 or -errno.
+ */
+int serve_open_storage(struct serve *s, struct error *e);
+
+/**
+ * serve_describe() - the status document
+ * @opaque:	struct serve with a device
+ *
+ * Return: a JSON object that the caller owns; NULL when out of memory.
+ */
+json_t *serve_describe(void *opaque);
+
+/**
+ * serve_begin_attach() - attach the device; announce it when that is done
+ * @s:	with a device
+ *
+ * A failure ends the main loop.
+ */
+void serve_begin_attach(struct serve *s);
+
+/**
+ * serve_open_signals() - block SIGTERM and SIGINT and have them in a descriptor
+ * @s:	no threads have been started
+ * @e:	error text
+ *
+ * Return: 0 or -errno.
+ */
+int serve_open_signals(struct serve *s, struct error *e);
+
+/**
+ * serve_watch_signals() - from here on they end the main loop
+ * @s:	with a loop
+ */
+void serve_watch_signals(struct serve *s);
+
+/**
+ * serve_close_signals() - nobody cares any more
+ * @s:	outside of its loop, which this runs
+ */
+void serve_close_signals(struct serve *s);
+
+#endif

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vduse-blk serve: the status document.
+ */
+#include <inttypes.h>
+#include <linux/virtio_config.h>
+#include <stdio.h>
+
+#include "cmd/serve.h"
+
+static const char *const state_names[] = {
+	[SERVE_STARTING] = "starting",
+	[SERVE_ATTACHING] = "attaching",
+	[SERVE_SERVING] = "serving",
+	[SERVE_DETACHING] = "detaching",
+};
+
+static json_t *describe_queue(const struct serve *s, unsigned int index)
+{
+	struct vblk_queue_stats stats;
+
+	queue_thread_stats(transport_queue(s->transport, index), &stats);
+	return json_pack("{s:i, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:b}",
+			 "index", (int)index,
+			 "reads", (json_int_t)stats.read_ops,
+			 "writes", (json_int_t)stats.write_ops,
+			 "flushes", (json_int_t)stats.flush_ops,
+			 "discards", (json_int_t)stats.discard_ops,
+			 "write_zeroes", (json_int_t)stats.write_zeroes_ops,
+			 "others", (json_int_t)stats.other_ops,
+			 "read_bytes", (json_int_t)stats.read_bytes,
+			 "write_bytes", (json_int_t)stats.write_bytes,
+			 "errors", (json_int_t)stats.errors,
+			 "kicks", (json_int_t)stats.kicks,
+			 "interrupts", (json_int_t)stats.notifies,
+			 "in_flight", (int)stats.in_flight,
+			 "broken", (int)stats.broken);
+}
+
+json_t *serve_describe(void *opaque)
+{
+	const struct serve *s = opaque;
+	const struct backend_info *info = &s->backend->info;
+	struct transport_status status;
+	char features[32];
+	json_t *queues, *document;
+	unsigned int i;
+
+	transport_status(s->transport, &status);
+	snprintf(features, sizeof(features), "%#" PRIx64, status.features);
+	queues = json_array();
+	for (i = 0; i < s->options.queues; i++)
+		json_array_append_new(queues, describe_queue(s, i));
+
+	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:s, s:s, s:b, s:b, s:i, s:s, s:s, s:o}",
+			     "name", s->options.name,
+			     "pid", (int)getpid(),
+			     "state", state_names[s->state],
+			     "path", s->path,
+			     "bind", bind_target_name(s->options.bind),
+			     "uri", s->options.uri,
+			     "size", (json_int_t)info->size,
+			     "block_size", (int)s->disk.block_size,
+			     "read_only", (int)s->disk.read_only,
+			     "queues", (int)s->options.queues,
+			     "queue_size", (int)s->options.queue_size,
+			     "serial", s->options.serial,
+			     "backend", info->description,
+			     "driver_ready", (int)status.running,
+			     "packed", (int)!!(status.running &&
+					       status.features & (1ULL << VIRTIO_F_RING_PACKED)),
+			     "driver_status", (int)status.driver_status,
+			     "features", features,
+			     "io_uring", queue_thread_loop_rung(transport_queue(s->transport, 0)),
+			     "virtqueues", queues);
+	return document;
+}
