@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
  * Log lines: composed in a buffer on the stack, written with one write(2).
- * The level is set before threads start and only read afterwards. The state of
+ * The level is one word that any thread may change. The state of
  * a rate-limited call site is shared by all threads that pass it; its counters
  * are atomic, and a race between two threads at the turn of a window costs at
  * most a line more or less.
@@ -16,7 +16,7 @@
 
 #define LOG_LINE_MAX 1024
 
-static enum log_level max_level = LOG_LEVEL_INFO;
+static atomic_int max_level = LOG_LEVEL_INFO;
 
 static const char *const level_names[_LOG_LEVEL_MAX] = {
 	[LOG_LEVEL_ERROR] = "error",
@@ -35,12 +35,12 @@ static const char *const journal_prefix[_LOG_LEVEL_MAX] = {
 
 void log_set_level(enum log_level level)
 {
-	max_level = level;
+	atomic_store_explicit(&max_level, (int)level, memory_order_relaxed);
 }
 
 enum log_level log_get_level(void)
 {
-	return max_level;
+	return (enum log_level)atomic_load_explicit(&max_level, memory_order_relaxed);
 }
 
 enum log_level log_level_from_name(const char *name)

@@ -27,7 +27,7 @@ enum log_level {
  * log_set_level() - lines above this level are dropped (default: info)
  * @level: least important level that is still printed
  *
- * Call it before other threads start.
+ * Any thread.
  */
 void log_set_level(enum log_level level);
 

@@ -69,7 +69,7 @@ int cmd_list(int argc, char **argv)
 	int n;
 	bool help;
 
-	if (query_options_parse(argc, argv, false, &options, &help, &e)) {
+	if (query_options_parse(argc, argv, QUERY_JSON, &options, &help, &e)) {
 		log_error("%s", e.text);
 		return EXIT_USAGE;
 	}

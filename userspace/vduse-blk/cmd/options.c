@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "cmd/options.h"
 
@@ -181,14 +182,26 @@ static int set_user(struct serve_options *o, const char *value, struct error *e)
 	return replace_string(&o->user, value, e);
 }
 
-static int set_log_level(struct serve_options *o, const char *value, struct error *e)
+static int set_control_group(struct serve_options *o, const char *value, struct error *e)
 {
-	enum log_level level = log_level_from_name(value);
+	if (!value[0])
+		return err_set(e, EINVAL, "control-group: must not be empty");
+	return replace_string(&o->control_group, value, e);
+}
 
-	if (level == _LOG_LEVEL_INVALID)
-		return err_set(e, EINVAL,
-			       "log-level: \"%s\" is none of error, warning, info and debug", value);
-	o->log_level = level;
+static int set_replay_log(struct serve_options *o, const char *value, struct error *e)
+{
+	uint64_t size = 0;
+	int err = 0;
+
+	if (strcmp(value, "off") && strcmp(value, "0"))
+		err = parse_size(value, &size, e);
+	if (err)
+		return err_prefix(e, "replay-log");
+	if (size && (size < OPTION_REPLAY_LOG_MIN || size > OPTION_REPLAY_LOG_MAX))
+		return err_set(e, EINVAL, "replay-log: \"%s\" is not within 1M and 1G, nor \"off\"",
+			       value);
+	o->replay_log = (uint32_t)size;
 	return 0;
 }
 
@@ -219,8 +232,9 @@ static const struct {
 	{ "read-only", true, set_read_only },
 	{ "serial", false, set_serial },
 	{ "user", false, set_user },
-	{ "log-level", false, set_log_level },
 	{ "block-size", false, set_block_size },
+	{ "control-group", false, set_control_group },
+	{ "replay-log", false, set_replay_log },
 };
 
 void serve_options_init(struct serve_options *o)
@@ -229,16 +243,19 @@ void serve_options_init(struct serve_options *o)
 		.queues = 1,
 		.queue_size = 256,
 		.bind = BIND_VIRTIO,
-		.log_level = LOG_LEVEL_INFO,
+		.replay_log = BACKEND_REPLAY_LOG_DEFAULT,
 	};
+	tunables_init(&o->tunables);
 }
 
 void serve_options_release(struct serve_options *o)
 {
 	free(o->uri);
 	free(o->user);
+	free(o->control_group);
 	o->uri = NULL;
 	o->user = NULL;
+	o->control_group = NULL;
 }
 
 int serve_options_set(struct serve_options *o, const char *name, const char *value,
@@ -252,6 +269,13 @@ int serve_options_set(struct serve_options *o, const char *name, const char *val
 		if (!value && !serve_table[i].is_switch)
 			return err_set(e, EINVAL, "%s: needs a value", name);
 		return serve_table[i].set(o, value ? value : "on", e);
+	}
+	for (i = 0; tunables_name(i); i++) {
+		if (strcmp(name, tunables_name(i)))
+			continue;
+		if (!value)
+			return err_set(e, EINVAL, "%s: needs a value", name);
+		return tunables_set(&o->tunables, name, value, e);
 	}
 	return err_set(e, ENOENT, "unknown option \"%s\"", name);
 }
@@ -300,8 +324,19 @@ enum {
 	OPT_HELP = 'h',
 	OPT_CONFIG = 256,
 	OPT_JSON,
-	OPT_TABLE, /* this and up: index into serve_table */
+	OPT_KEEP,
+	OPT_TABLE, /* this and up: option_name() */
 };
+
+/* With --config, --help and the end of the table. */
+#define OPTIONS_MAX 64
+
+static const char *option_name(unsigned int index)
+{
+	if (index < ARRAY_SIZE(serve_table))
+		return serve_table[index].name;
+	return tunables_name(index - (unsigned int)ARRAY_SIZE(serve_table));
+}
 
 static int unknown_option(char **argv, const struct option *longs, struct error *e)
 {
@@ -322,7 +357,7 @@ static int check_complete(const struct serve_options *o, struct error *e)
 		return err_set(e, EINVAL, "option --name is required");
 	if (!o->uri)
 		return err_set(e, EINVAL, "option --uri is required");
-	return 0;
+	return tunables_check(&o->tunables, e);
 }
 
 /*
@@ -341,7 +376,8 @@ static int parse_pass(int argc, char **argv, const struct option *longs, struct 
 		else if (c == OPT_CONFIG && !values)
 			err = serve_options_read_file(o, optarg, e);
 		else if (c >= OPT_TABLE && values)
-			err = serve_options_set(o, serve_table[c - OPT_TABLE].name, optarg, e);
+			err = serve_options_set(o, option_name((unsigned int)c - OPT_TABLE), optarg,
+						e);
 		else if (c == '?' || c == ':')
 			err = unknown_option(argv, longs, e);
 	}
@@ -353,13 +389,14 @@ static int parse_pass(int argc, char **argv, const struct option *longs, struct 
 int serve_options_parse(int argc, char **argv, struct serve_options *o, bool *ret_help,
 			struct error *e)
 {
-	struct option longs[ARRAY_SIZE(serve_table) + 3] = { { 0 } };
+	struct option longs[OPTIONS_MAX] = { { 0 } };
 	unsigned int i;
 	int err;
 
-	for (i = 0; i < ARRAY_SIZE(serve_table); i++) {
-		longs[i].name = serve_table[i].name;
-		longs[i].has_arg = serve_table[i].is_switch ? optional_argument : required_argument;
+	for (i = 0; option_name(i) && i < OPTIONS_MAX - 3; i++) {
+		longs[i].name = option_name(i);
+		longs[i].has_arg = i < ARRAY_SIZE(serve_table) && serve_table[i].is_switch ?
+				   optional_argument : required_argument;
 		longs[i].val = OPT_TABLE + (int)i;
 	}
 	longs[i++] = (struct option) { "config", required_argument, NULL, OPT_CONFIG };
@@ -375,17 +412,35 @@ int serve_options_parse(int argc, char **argv, struct serve_options *o, bool *re
 	return err;
 }
 
-int query_options_parse(int argc, char **argv, bool with_name,
+static int take_settings(int argc, char **argv, struct query_options *options, struct error *e)
+{
+	int i;
+
+	if (optind == argc)
+		return err_set(e, EINVAL, "which option? OPTION=VALUE is missing");
+	for (i = optind; i < argc; i++) {
+		const char *equals = strchr(argv[i], '=');
+
+		if (!equals || equals == argv[i])
+			return err_set(e, EINVAL, "\"%s\" is not OPTION=VALUE", argv[i]);
+	}
+	options->settings = argv + optind;
+	options->nsettings = (unsigned int)(argc - optind);
+	optind = argc;
+	return 0;
+}
+
+int query_options_parse(int argc, char **argv, unsigned int takes,
 			struct query_options *ret_options, bool *ret_help, struct error *e)
 {
-	static const struct option longs[] = {
-		{ "json", no_argument, NULL, OPT_JSON },
-		{ "help", no_argument, NULL, OPT_HELP },
-		{ 0 },
-	};
+	struct option longs[4] = { { "help", no_argument, NULL, OPT_HELP } };
 	struct query_options options = { 0 };
-	int c, err = 0;
+	int c, n = 1, err = 0;
 
+	if (takes & QUERY_JSON)
+		longs[n++] = (struct option) { "json", no_argument, NULL, OPT_JSON };
+	if (takes & QUERY_KEEP)
+		longs[n++] = (struct option) { "keep", no_argument, NULL, OPT_KEEP };
 	opterr = 0;
 	optind = 0;
 	*ret_help = false;
@@ -394,14 +449,17 @@ int query_options_parse(int argc, char **argv, bool with_name,
 			*ret_help = true;
 			return 0;
 		}
-		if (c != OPT_JSON)
+		if (c != OPT_JSON && c != OPT_KEEP)
 			return unknown_option(argv, longs, e);
-		options.json = true;
+		options.json |= c == OPT_JSON;
+		options.keep |= c == OPT_KEEP;
 	}
-	if (with_name && optind == argc)
+	if (takes & QUERY_NAME && optind == argc)
 		return err_set(e, EINVAL, "which device? The name is missing");
-	if (with_name)
+	if (takes & QUERY_NAME)
 		err = parse_name(argv[optind++], options.name, e);
+	if (!err && takes & QUERY_SETTINGS)
+		err = take_settings(argc, argv, &options, e);
 	if (!err && optind < argc)
 		err = err_set(e, EINVAL, "unexpected argument \"%s\"", argv[optind]);
 	if (!err)

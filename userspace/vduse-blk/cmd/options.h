@@ -12,13 +12,15 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "base/log.h"
+#include "cmd/tunables.h"
 
 #define OPTION_NAME_MAX		64
 #define OPTION_SERIAL_MAX	20 /* VIRTIO_BLK_ID_BYTES */
 #define OPTION_QUEUES_MAX	64
 #define OPTION_QUEUE_SIZE_MIN	4 /* header, one segment and status must fit */
 #define OPTION_QUEUE_SIZE_MAX	1024
+#define OPTION_REPLAY_LOG_MIN	(1u << 20)
+#define OPTION_REPLAY_LOG_MAX	(1u << 30)
 
 /**
  * enum bind_target - which vDPA bus driver gets the device
@@ -45,8 +47,10 @@ enum bind_target {
  * @read_only:	never write
  * @serial:	what GET_ID answers; "" if none
  * @user:	account to run as; NULL: the caller's
- * @log_level:	least important level that is logged
+ * @control_group: group that may use the control socket; NULL: none
  * @block_size:	logical block size in bytes; 0: the storage's own
+ * @replay_log:	bytes of acknowledged, unflushed writes to be kept; 0: none
+ * @tunables:	what "vduse-blk set" can change later
  */
 struct serve_options {
 	char name[OPTION_NAME_MAX + 1];
@@ -58,8 +62,10 @@ struct serve_options {
 	bool read_only;
 	char serial[OPTION_SERIAL_MAX + 1];
 	char *user;
-	enum log_level log_level;
+	char *control_group;
 	uint32_t block_size;
+	uint32_t replay_log;
+	struct tunables tunables;
 };
 
 /**
@@ -110,28 +116,40 @@ int serve_options_read_file(struct serve_options *o, const char *path, struct er
 int serve_options_parse(int argc, char **argv, struct serve_options *o, bool *ret_help,
 			struct error *e);
 
+/* What a command that talks to a daemon takes. */
+#define QUERY_NAME	(1u << 0) /* the name of a device */
+#define QUERY_JSON	(1u << 1) /* --json */
+#define QUERY_KEEP	(1u << 2) /* --keep */
+#define QUERY_SETTINGS	(1u << 3) /* behind the name, OPTION=VALUE, once at least */
+
 /**
- * struct query_options - validated options of "list" and "status"
- * @name:	device name, "" for "list"
+ * struct query_options - validated options of such a command
+ * @name:	device name; "" without QUERY_NAME
  * @json:	machine-readable output
+ * @keep:	leave the device for a successor
+ * @settings:	the arguments OPTION=VALUE, as they are
+ * @nsettings:	how many
  */
 struct query_options {
 	char name[OPTION_NAME_MAX + 1];
 	bool json;
+	bool keep;
+	char **settings;
+	unsigned int nsettings;
 };
 
 /**
- * query_options_parse() - command line of "list" or "status"
+ * query_options_parse() - command line of a command that talks to a daemon
  * @argc:	number of arguments
- * @argv:	arguments; argv[0] is the command's name
- * @with_name:	a device name is expected
- * @ret_options: written only on success
+ * @argv:	arguments; argv[0] is the command's name; may be reordered
+ * @takes:	QUERY_*
+ * @ret_options: written only on success; points into @argv
  * @ret_help:	true if --help was given
  * @e:		error text
  *
  * Return: 0 or -errno.
  */
-int query_options_parse(int argc, char **argv, bool with_name,
+int query_options_parse(int argc, char **argv, unsigned int takes,
 			struct query_options *ret_options, bool *ret_help, struct error *e);
 
 /**

@@ -46,9 +46,29 @@ static const char usage[] =
 	"  --serial TEXT        serial number, up to 20 characters\n"
 	"  --block-size BYTES   logical block size, 512 to 4096 (default: the storage's)\n"
 	"  --user USER          run as that account, keeping CAP_NET_ADMIN only\n"
+	"  --control-group GROUP  who else may use the control socket (default: nobody)\n"
+	"  --replay-log SIZE|off  acknowledged, unflushed writes kept for a server that\n"
+	"                       loses them (default 32M)\n"
 	"  --log-level LEVEL    error, warning, info (default) or debug\n"
 	"  --config FILE        read options from lines \"name = value\"; those on the\n"
 	"                       command line win\n"
+	"\n"
+	"What \"vduse-blk set\" can change later; TIME is in seconds, or has a unit (250ms,\n"
+	"1.5s, 2min, 1h):\n"
+	"  --connect-timeout TIME    to connect to the server (default 10)\n"
+	"  --handshake-timeout TIME  then, to negotiate (default 10)\n"
+	"  --request-timeout TIME|off  without an answer, the server is lost (default 30)\n"
+	"  --keep-alive TIME|off     silence of the server's kernel likewise (default 15)\n"
+	"  --idle-timeout TIME|off   then an idle connection is closed (default off)\n"
+	"  --io-timeout TIME|off     then a request that waits fails (default off)\n"
+	"  --reconnect-min TIME      first pause between attempts (default 100ms)\n"
+	"  --reconnect-max TIME      longest pause (default 5)\n"
+	"  --fence-timeout TIME      how late a write of a lost connection may arrive\n"
+	"                            (default 30)\n"
+	"  --stop-timeout TIME|off   then the end fails requests in flight (default 500ms)\n"
+	"  --on-exit detach|keep     keep: leave the device for a successor (default detach)\n"
+	"  --on-shrink error|read-only  when the storage has become smaller (default error)\n"
+	"\n"
 	"  --help\n";
 
 static int create_device(struct serve *s, struct error *e)
@@ -192,7 +212,7 @@ int cmd_serve(int argc, char **argv)
 		return EXIT_SUCCESS;
 	}
 
-	log_set_level(s.options.log_level);
+	log_set_level((enum log_level)s.options.tunables.log_level);
 	if (serve(&s, &e)) {
 		log_error("%s", e.text);
 		s.exit_status = EXIT_FAILURE;

@@ -42,6 +42,8 @@ int serve_open_storage(struct serve *s, struct error *e)
 		.block_size = s->options.block_size,
 		.queues = s->options.queues,
 		.queue_depth = s->options.queue_size,
+		.tunables = s->options.tunables.backend,
+		.replay_log = s->options.replay_log,
 	};
 	struct vblk_device_params params = {
 		.num_queues = s->options.queues,

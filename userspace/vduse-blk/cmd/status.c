@@ -67,7 +67,7 @@ int cmd_status(int argc, char **argv)
 	bool help;
 	int running;
 
-	if (query_options_parse(argc, argv, true, &options, &help, &e)) {
+	if (query_options_parse(argc, argv, QUERY_NAME | QUERY_JSON, &options, &help, &e)) {
 		log_error("%s", e.text);
 		return EXIT_USAGE;
 	}
