@@ -38,7 +38,7 @@ static void lay_out(struct sim_driver *d)
 	d->device = take(&next, 6 + 8ull * d->num, 4);
 	d->tables = take(&next, 16ull * max * d->num, 16);
 	d->data = take(&next, 0, 4096);
-	d->data_end = SIM_IOVA + SIM_ARENA_BYTES;
+	d->data_end = SIM_IOVA + d->params.arena_bytes;
 	assert(d->data < d->data_end);
 
 	d->split_desc = sim_mem(d, d->desc);
@@ -52,8 +52,9 @@ static void lay_out(struct sim_driver *d)
 /* Rings and tables are in one mapping, buffers in one too or in small ones. */
 static void map_arena(struct sim_driver *d)
 {
-	struct iotlb_region r = { .iova = SIM_IOVA, .size = SIM_ARENA_BYTES, .perm = IOTLB_RW,
-				  .vaddr = d->arena };
+	struct iotlb_region r = { .iova = SIM_IOVA, .size = d->params.arena_bytes,
+				  .perm = IOTLB_RW, .vaddr = d->arena };
+	const uint64_t end = SIM_IOVA + d->params.arena_bytes;
 	int err;
 
 	if (d->params.region_bytes)
@@ -63,30 +64,39 @@ static void map_arena(struct sim_driver *d)
 		assert(!err);
 		r.iova += r.size;
 		r.vaddr += r.size;
-		if (r.iova == SIM_IOVA + SIM_ARENA_BYTES)
+		if (r.iova == end)
 			return;
 		r.size = d->params.region_bytes;
-		if (r.size > SIM_IOVA + SIM_ARENA_BYTES - r.iova)
-			r.size = SIM_IOVA + SIM_ARENA_BYTES - r.iova;
+		if (r.size > end - r.iova)
+			r.size = end - r.iova;
 	}
+}
+
+static void create_iotlb(struct sim_driver *d)
+{
+	int err = iotlb_create(&no_ops, NULL, &d->iotlb);
+
+	assert(!err);
+	map_arena(d);
 }
 
 struct sim_driver *sim_create(const struct sim_params *params)
 {
 	struct sim_driver *d = calloc(1, sizeof(*d));
 	unsigned int i;
-	int err;
 
 	assert(d);
 	d->params = *params;
 	if (!d->params.max_chain)
 		d->params.max_chain = 64;
+	if (!d->params.arena_bytes)
+		d->params.arena_bytes = SIM_ARENA_BYTES;
 	d->num = params->num;
-	d->arena = aligned_alloc(4096, SIM_ARENA_BYTES);
+	d->arena = aligned_alloc(4096, d->params.arena_bytes);
 	d->slots = calloc(d->num, sizeof(*d->slots));
 	d->free_desc = calloc(d->num, sizeof(*d->free_desc));
 	assert(d->arena && d->slots && d->free_desc);
-	memset(d->arena, 0, SIM_ARENA_BYTES);
+	memset(d->arena, 0, d->params.arena_bytes);
 	lay_out(d);
 	for (i = 0; i < d->num; i++)
 		d->free_desc[i] = (uint16_t)(d->num - 1 - i);
@@ -101,9 +111,7 @@ struct sim_driver *sim_create(const struct sim_params *params)
 		d->avail->idx = params->start;
 		d->used->idx = params->start;
 	}
-	err = iotlb_create(&no_ops, NULL, &d->iotlb);
-	assert(!err);
-	map_arena(d);
+	create_iotlb(d);
 	return d;
 }
 
@@ -116,9 +124,16 @@ void sim_destroy(struct sim_driver *d)
 	free(d);
 }
 
+void sim_replace_device(struct sim_driver *d)
+{
+	memset(d->iotlb->holds, 0, sizeof(d->iotlb->holds));
+	iotlb_destroy(d->iotlb);
+	create_iotlb(d);
+}
+
 void *sim_mem(const struct sim_driver *d, uint64_t iova)
 {
-	assert(iova >= SIM_IOVA && iova - SIM_IOVA < SIM_ARENA_BYTES);
+	assert(iova >= SIM_IOVA && iova - SIM_IOVA < d->params.arena_bytes);
 	return d->arena + (iova - SIM_IOVA);
 }
 

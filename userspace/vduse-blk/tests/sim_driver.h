@@ -28,6 +28,7 @@ struct sim_params {
 	bool indirect; /* feature negotiated; used for chains that ask for it */
 	unsigned int max_chain; /* 0: 64 */
 	uint16_t start; /* split: index to begin with, to wrap around early */
+	unsigned int arena_bytes; /* 0: SIM_ARENA_BYTES */
 	unsigned int region_bytes; /* cut the buffers' memory into mappings; 0: one for all */
 };
 
@@ -74,6 +75,9 @@ struct sim_driver {
 
 struct sim_driver *sim_create(const struct sim_params *params);
 void sim_destroy(struct sim_driver *d);
+
+/* The device's process died and another begins: an iotlb without holds. */
+void sim_replace_device(struct sim_driver *d);
 
 /* Memory behind an address of the arena. */
 void *sim_mem(const struct sim_driver *d, uint64_t iova);

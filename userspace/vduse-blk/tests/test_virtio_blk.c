@@ -21,7 +21,8 @@
 #include "base/log.h"
 #include "tests/fake_backend.h"
 #include "tests/sim_driver.h"
-#include "virtio/virtio_blk.h"
+#include "virtio/inflight.h"
+#include "virtio/virtio_blk_internal.h"
 
 #define FEATURE(bit)	(1ull << (bit))
 #define DISK_BYTES	(1u << 20)
@@ -1379,6 +1380,139 @@ static void test_device_checks(void **state)
 	}
 }
 
+/* --- a predecessor that was killed --- */
+
+struct prior_list {
+	uint64_t at[8][2];
+	unsigned int n;
+};
+
+static void note_prior(void *opaque, uint64_t offset, uint64_t length)
+{
+	struct prior_list *list = opaque;
+
+	assert_true(list->n < ARRAY_SIZE(list->at));
+	list->at[list->n][0] = offset;
+	list->at[list->n++][1] = length;
+}
+
+static void restart_with_log(struct fixture *f, void *region, struct inflight **ret_log)
+{
+	struct error e = ERROR_INIT;
+
+	assert_int_equal(vblk_queue_stop(f->q, on_stopped, f), 0);
+	f->stops = 0;
+	assert_int_equal(inflight_create(region, inflight_region_bytes(NUM), NUM, ret_log, &e), 0);
+	f->start.inflight = *ret_log;
+	assert_int_equal(vblk_queue_start(f->q, &f->start, &e), 0);
+	settle(f);
+}
+
+/* Two writes, a flush, a read and a discard in flight; the second write completes. */
+static void leave_in_flight(struct fixture *f, struct request *r)
+{
+	const struct virtio_blk_discard_write_zeroes ranges[2] = {
+		{ .sector = htole64(64), .num_sectors = htole32(8) },
+		{ .sector = htole64(80), .num_sectors = htole32(16) },
+	};
+	unsigned int i;
+
+	r[0] = make(f, 0, VIRTIO_BLK_T_OUT, 0, 512, 0);
+	r[1] = make(f, 1, VIRTIO_BLK_T_OUT, 8, 1024, 0);
+	r[2] = make(f, 2, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+	r[3] = make(f, 3, VIRTIO_BLK_T_IN, 16, 0, 512);
+	r[4] = make(f, 4, VIRTIO_BLK_T_DISCARD, 0, sizeof(ranges), 0);
+	memcpy(r[4].out + 16, ranges, sizeof(ranges));
+	for (i = 0; i < 5; i++)
+		add(f, &r[i]);
+	kick(f);
+	assert_int_equal(f->fake.num_pending, 5);
+	fake_backend_complete(&f->fake, 1, 0);
+	step(f);
+	assert_int_equal(reap(f), 1);
+	assert_int_equal(status_of(&r[1]), VIRTIO_BLK_S_OK);
+}
+
+static void check_prior(const struct fixture *f)
+{
+	static const uint64_t expected[][2] = {
+		{ 0, 512 }, { 64 * 512, 8 * 512 }, { 80 * 512, 16 * 512 },
+	};
+	struct prior_list list = { .n = 0 };
+	struct error e = ERROR_INIT;
+
+	assert_int_equal(vblk_prior_writes(&f->start, note_prior, &list, &e), 0);
+	assert_int_equal(list.n, ARRAY_SIZE(expected));
+	assert_memory_equal(list.at, expected, sizeof(expected));
+}
+
+/* Kill a queue: it touches the ring no more, and what it had is dropped. */
+static void bury(struct fixture *f)
+{
+	f->q->vq.broken = true;
+	while (f->fake.num_pending) {
+		fake_backend_complete(&f->fake, 0, 0);
+		step(f);
+	}
+	assert_int_equal(vblk_queue_stop(f->q, on_stopped, f), 0);
+	vblk_queue_destroy(f->q);
+	fake_backend_exit(&f->fake);
+}
+
+static void test_recovery(void **state)
+{
+	static uint8_t region[64 << 10] __attribute__((aligned(INFLIGHT_ALIGN)));
+	static const enum backend_op order[] = { BACKEND_WRITE, BACKEND_FLUSH, BACKEND_READ,
+						 BACKEND_DISCARD, BACKEND_READ };
+	unsigned int packed, i;
+
+	(void)state;
+	for (packed = 0; packed < 2; packed++) {
+		struct setup setup = { .packed = packed };
+		struct vblk_queue_params params;
+		struct error e = ERROR_INIT;
+		struct vblk_queue_stats stats;
+		struct inflight *log, *log2;
+		struct request r[6];
+		struct fixture f;
+
+		memset(region, 0, sizeof(region));
+		begin(&f, &setup);
+		restart_with_log(&f, region, &log);
+		leave_in_flight(&f, r);
+		bury(&f);
+
+		/* The driver goes on, and a new queue begins with what is in the region. */
+		r[5] = make(&f, 5, VIRTIO_BLK_T_IN, 24, 0, 512);
+		add(&f, &r[5]);
+		assert_int_equal(inflight_create(region, sizeof(region), NUM, &log2, &e), 0);
+		f.start.inflight = log2;
+		f.start.state = VIRTQUEUE_STATE_INIT;
+		check_prior(&f);
+		fake_backend_init(&f.fake, f.loop, DISK_BYTES, 512, ALL_FLAGS);
+		params = (struct vblk_queue_params){
+			.dev = &f.dev, .index = 3, .max_num = NUM, .loop = f.loop,
+			.backend = &f.fake.queue, .transport = &transport_ops, .opaque = &f,
+		};
+		assert_int_equal(vblk_queue_create(&params, &f.q, &e), 0);
+		if (vblk_queue_start(f.q, &f.start, &e))
+			fail_msg("%s", e.text);
+		assert_int_equal(f.fake.num_pending, ARRAY_SIZE(order));
+		for (i = 0; i < ARRAY_SIZE(order); i++)
+			assert_int_equal(f.fake.pending[i]->op, order[i]);
+		run(&f);
+		for (i = 0; i < ARRAY_SIZE(r); i++)
+			assert_int_equal(status_of(&r[i]), VIRTIO_BLK_S_OK);
+		assert_int_equal(sim_outstanding(f.d), 0);
+		vblk_queue_stats(f.q, &stats);
+		assert_int_equal(stats.in_flight, 0);
+		f.stops = 0;
+		end(&f);
+		inflight_destroy(log);
+		inflight_destroy(log2);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -1400,6 +1534,7 @@ int main(void)
 		cmocka_unit_test(test_broken),
 		cmocka_unit_test(test_stop_in_batch),
 		cmocka_unit_test(test_destroy_when_stopped),
+		cmocka_unit_test(test_recovery),
 		cmocka_unit_test(test_traffic),
 	};
 

@@ -146,6 +146,9 @@ void vblk_queue_destroy(struct vblk_queue *q);
  * @device: IOVA of the used ring (split) or device event structure (packed)
  * @state: where to begin
  * @iotlb: address space of the queue's thread; stays the caller's
+ * @inflight: log of this queue (inflight.h), stays the caller's and is the queue's
+ *	until it is stopped; NULL: keep none. What a predecessor left in it is carried
+ *	out first, and says where to begin, whatever @state is.
  */
 struct vblk_queue_start_params {
 	uint64_t features;
@@ -155,6 +158,7 @@ struct vblk_queue_start_params {
 	uint64_t device;
 	struct virtqueue_state state;
 	struct iotlb *iotlb;
+	struct inflight *inflight;
 };
 
 /**
@@ -170,6 +174,27 @@ struct vblk_queue_start_params {
  */
 int vblk_queue_start(struct vblk_queue *q, const struct vblk_queue_start_params *params,
 		     struct error *e);
+
+/**
+ * vblk_prior_writes() - what a killed predecessor may still be writing
+ * @params: as for vblk_queue_start(), with a log and an iotlb of the caller's own
+ * @add: called for each range of bytes of each write, write-zeroes and discard
+ *	request in the log
+ * @opaque: its first argument
+ * @e: says what is wrong with the ring or the log
+ *
+ * Those requests are in flight: their data may be on the way to the storage, and
+ * may arrive after what is written next. A request that makes no sense has no
+ * ranges; it gets its error when it is taken. For use before the queue is
+ * started, with another log on the same region, or the same one.
+ *
+ * Context: any thread, while no queue uses the ring.
+ *
+ * Return: 0, or -errno like vblk_queue_start().
+ */
+int vblk_prior_writes(const struct vblk_queue_start_params *params,
+		      void (*add)(void *opaque, uint64_t offset, uint64_t length), void *opaque,
+		      struct error *e);
 
 /**
  * vblk_queue_kick() - the driver's notification arrived

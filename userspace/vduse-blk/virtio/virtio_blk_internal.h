@@ -5,6 +5,9 @@
 #ifndef VIRTIO_VIRTIO_BLK_INTERNAL_H
 #define VIRTIO_VIRTIO_BLK_INTERNAL_H
 
+#include <linux/virtio_config.h>
+#include <linux/virtio_ring.h>
+
 #include "backend/backend.h"
 #include "base/histogram.h"
 #include "loop/loop.h"
@@ -84,6 +87,25 @@ struct vblk_queue {
 	uint64_t kicks, notifies;
 	struct histogram latency[_VBLK_LATENCY_MAX];
 };
+
+/* The ring, as the virtqueue wants it. */
+static inline struct virtqueue_params
+vblk_virtqueue_params(const struct vblk_queue_start_params *p)
+{
+	return (struct virtqueue_params){
+		.num = p->num,
+		.packed = p->features & (1ull << VIRTIO_F_RING_PACKED),
+		.event_idx = p->features & (1ull << VIRTIO_RING_F_EVENT_IDX),
+		.indirect = p->features & (1ull << VIRTIO_RING_F_INDIRECT_DESC),
+		.max_chain = VBLK_CHAIN_MAX,
+		.desc = p->desc,
+		.driver = p->driver,
+		.device = p->device,
+		.state = p->state,
+		.iotlb = p->iotlb,
+		.inflight = p->inflight,
+	};
+}
 
 /*
  * A chain was taken from the ring: check it and begin to carry it out. It ends

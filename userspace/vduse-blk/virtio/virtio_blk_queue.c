@@ -250,18 +250,7 @@ static int check_start(const struct vblk_queue *q, const struct vblk_queue_start
 int vblk_queue_start(struct vblk_queue *q, const struct vblk_queue_start_params *params,
 		     struct error *e)
 {
-	const struct virtqueue_params vq_params = {
-		.num = params->num,
-		.packed = params->features & FEATURE(VIRTIO_F_RING_PACKED),
-		.event_idx = params->features & FEATURE(VIRTIO_RING_F_EVENT_IDX),
-		.indirect = params->features & FEATURE(VIRTIO_RING_F_INDIRECT_DESC),
-		.max_chain = VBLK_CHAIN_MAX,
-		.desc = params->desc,
-		.driver = params->driver,
-		.device = params->device,
-		.state = params->state,
-		.iotlb = params->iotlb,
-	};
+	const struct virtqueue_params vq_params = vblk_virtqueue_params(params);
 	int err;
 
 	err = check_start(q, params, e);

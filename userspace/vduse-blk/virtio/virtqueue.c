@@ -20,7 +20,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "virtio/virtqueue_internal.h"
+#include "virtio/inflight_internal.h"
+
+#ifdef TEST_SHARED_STORES
+bool (*test_shared_store)(void *p, unsigned int bytes, uint64_t value);
+#endif
 
 int virtqueue_break(struct virtqueue *vq, const char *fmt, ...)
 {
@@ -168,6 +172,7 @@ int virtqueue_init(struct virtqueue *vq, const struct virtqueue_params *params,
 	vq->indirect = params->indirect;
 	vq->max_chain = params->max_chain;
 	vq->iotlb = params->iotlb;
+	vq->inflight = params->inflight;
 	err = map_rings(vq, e);
 	if (err)
 		return err;
@@ -180,7 +185,10 @@ int virtqueue_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 
 	if (unlikely(!vq_usable(vq)))
 		return -EIO;
-	got = vq->packed ? packed_pop(vq, elem) : split_pop(vq, elem);
+	if (unlikely(vq->inflight && vq->inflight->pending))
+		got = vq->packed ? packed_resubmit(vq, elem) : split_resubmit(vq, elem);
+	else
+		got = vq->packed ? packed_pop(vq, elem) : split_pop(vq, elem);
 	if (got > 0)
 		elem->hold = iotlb_hold(vq->iotlb);
 	return got;
@@ -217,9 +225,12 @@ void virtqueue_disable_notify(struct virtqueue *vq)
 
 bool virtqueue_enable_notify(struct virtqueue *vq)
 {
+	bool more;
+
 	if (unlikely(!vq_usable(vq)))
 		return false;
-	return vq->packed ? packed_enable_notify(vq) : split_enable_notify(vq);
+	more = vq->packed ? packed_enable_notify(vq) : split_enable_notify(vq);
+	return more || unlikely(vq->inflight && vq->inflight->pending);
 }
 
 void virtqueue_state(const struct virtqueue *vq, struct virtqueue_state *ret_state)

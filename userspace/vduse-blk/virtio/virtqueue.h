@@ -61,6 +61,7 @@ struct virtqueue_state {
  * @out_bytes, @in_bytes: their lengths in total; neither exceeds 4 GiB - 1
  * @id: buffer ID (packed) or head of the chain (split)
  * @ndesc: ring entries that the chain occupies (packed)
+ * @first, @last: entries of the log (packed, and only with one)
  * @hold: keeps the memory mapped until virtqueue_push()
  *
  * The memory behind @iov belongs to the device until virtqueue_push().
@@ -74,6 +75,8 @@ struct virtqueue_elem {
 	uint32_t in_bytes;
 	uint16_t id;
 	uint16_t ndesc;
+	uint16_t first;
+	uint16_t last;
 	unsigned int hold;
 };
 
@@ -87,6 +90,8 @@ struct virtqueue_elem {
  * @desc, @driver, @device: IOVA of the three areas (virtio 1.2, 2.7 and 2.8)
  * @state: where to begin
  * @iotlb: must outlive the virtqueue
+ * @inflight: log of what is in flight, not in use by another virtqueue; NULL: keep
+ *	none. One that a predecessor used says where to begin, whatever @state is.
  */
 struct virtqueue_params {
 	unsigned int num;
@@ -99,8 +104,10 @@ struct virtqueue_params {
 	uint64_t device;
 	struct virtqueue_state state;
 	struct iotlb *iotlb;
+	struct inflight *inflight;
 };
 
+struct inflight;
 struct vring_avail;
 struct vring_desc;
 struct vring_packed_desc;
@@ -124,7 +131,7 @@ struct vring_used;
  * @notify_on: the driver was asked to kick
  * @notify_at: for which entry, as in the event fields
  * @first_word: packed: the first used descriptor of the batch, written last
- * @iotlb: as in @params
+ * @iotlb, @inflight: as in @params
  * @desc, @avail, @used: split: the rings
  * @ring, @driver_event, @device_event: packed: the ring and its event structures
  * @params: as given
@@ -152,6 +159,7 @@ struct virtqueue {
 	uint64_t first_word;
 
 	struct iotlb *iotlb;
+	struct inflight *inflight;
 	union {
 		struct {
 			struct vring_desc *desc;
@@ -177,8 +185,9 @@ struct virtqueue {
  *
  * There is nothing to undo: a virtqueue owns no memory.
  *
- * Return: 0; -EINVAL for a bad size, alignment or state; -EFAULT, -EACCES,
- * -E2BIG or another errno of the iotlb when an area is not mapped as needed.
+ * Return: 0; -EINVAL for a bad size, alignment or state, or a log that does not
+ * fit; -EFAULT, -EACCES, -E2BIG or another errno of the iotlb when an area is not
+ * mapped as needed.
  */
 int virtqueue_init(struct virtqueue *vq, const struct virtqueue_params *params,
 		   struct error *e);
@@ -187,6 +196,9 @@ int virtqueue_init(struct virtqueue *vq, const struct virtqueue_params *params,
  * virtqueue_pop() - take the next chain
  * @vq: the queue
  * @elem: @iov and @max_iov set by the caller; filled on success
+ *
+ * Chains that were in flight when a predecessor died come first, in the order in
+ * which it had taken them.
  *
  * Return: 1 with a chain; 0 when the ring is empty; -EIO when the queue is
  * broken.

@@ -40,24 +40,75 @@ static inline uint64_t load64_acquire(const void *p)
 	return le64toh(__atomic_load_n((const uint64_t *)p, __ATOMIC_ACQUIRE));
 }
 
+/*
+ * Stores to memory that outlives this process, all of them. Unit tests kill the
+ * process at each: the function, if there is one, gets every store instead of the
+ * memory and says whether it has dealt with it.
+ */
+#ifdef TEST_SHARED_STORES
+extern bool (*test_shared_store)(void *p, unsigned int bytes, uint64_t value);
+
+static inline bool store_taken(void *p, unsigned int bytes, uint64_t value)
+{
+	return test_shared_store && test_shared_store(p, bytes, value);
+}
+#else
+static inline bool store_taken(void *p, unsigned int bytes, uint64_t value)
+{
+	(void)p;
+	(void)bytes;
+	(void)value;
+	return false;
+}
+#endif
+
 static inline void store16(void *p, uint16_t v)
 {
-	WRITE_ONCE(*(uint16_t *)p, htole16(v));
+	if (!store_taken(p, sizeof(v), htole16(v)))
+		WRITE_ONCE(*(uint16_t *)p, htole16(v));
 }
 
 static inline void store16_release(void *p, uint16_t v)
 {
-	__atomic_store_n((uint16_t *)p, htole16(v), __ATOMIC_RELEASE);
+	if (!store_taken(p, sizeof(v), htole16(v)))
+		__atomic_store_n((uint16_t *)p, htole16(v), __ATOMIC_RELEASE);
 }
 
 static inline void store64(void *p, uint64_t v)
 {
-	WRITE_ONCE(*(any_u64 *)p, htole64(v));
+	if (!store_taken(p, sizeof(v), htole64(v)))
+		WRITE_ONCE(*(any_u64 *)p, htole64(v));
 }
 
 static inline void store64_release(void *p, uint64_t v)
 {
-	__atomic_store_n((uint64_t *)p, htole64(v), __ATOMIC_RELEASE);
+	if (!store_taken(p, sizeof(v), htole64(v)))
+		__atomic_store_n((uint64_t *)p, htole64(v), __ATOMIC_RELEASE);
+}
+
+/* In the machine's byte order, to memory that only this machine reads (inflight.h). */
+static inline void host_store8(void *p, uint8_t v)
+{
+	if (!store_taken(p, sizeof(v), v))
+		WRITE_ONCE(*(uint8_t *)p, v);
+}
+
+static inline void host_store16(void *p, uint16_t v)
+{
+	if (!store_taken(p, sizeof(v), v))
+		WRITE_ONCE(*(uint16_t *)p, v);
+}
+
+static inline void host_store32(void *p, uint32_t v)
+{
+	if (!store_taken(p, sizeof(v), v))
+		WRITE_ONCE(*(uint32_t *)p, v);
+}
+
+static inline void host_store64(void *p, uint64_t v)
+{
+	if (!store_taken(p, sizeof(v), v))
+		WRITE_ONCE(*(uint64_t *)p, v);
 }
 
 /* Orders our stores before our later loads: what the driver sees, what we see. */
@@ -207,6 +258,7 @@ static inline int vq_map_indirect(struct virtqueue *vq, uint64_t addr, uint32_t 
 int split_init(struct virtqueue *vq, struct error *e);
 int split_map(struct virtqueue *vq, struct error *e);
 int split_pop(struct virtqueue *vq, struct virtqueue_elem *elem);
+int split_resubmit(struct virtqueue *vq, struct virtqueue_elem *elem);
 void split_push(struct virtqueue *vq, const struct virtqueue_elem *elem, uint32_t written);
 bool split_commit(struct virtqueue *vq);
 void split_disable_notify(struct virtqueue *vq);
@@ -215,6 +267,7 @@ bool split_enable_notify(struct virtqueue *vq);
 int packed_init(struct virtqueue *vq, struct error *e);
 int packed_map(struct virtqueue *vq, struct error *e);
 int packed_pop(struct virtqueue *vq, struct virtqueue_elem *elem);
+int packed_resubmit(struct virtqueue *vq, struct virtqueue_elem *elem);
 void packed_push(struct virtqueue *vq, const struct virtqueue_elem *elem, uint32_t written);
 bool packed_commit(struct virtqueue *vq);
 void packed_disable_notify(struct virtqueue *vq);

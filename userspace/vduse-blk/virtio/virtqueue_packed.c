@@ -15,7 +15,7 @@
  */
 #include <string.h>
 
-#include "virtio/virtqueue_internal.h"
+#include "virtio/inflight_internal.h"
 
 #define F_AVAIL		(1u << VRING_PACKED_DESC_F_AVAIL)
 #define F_USED		(1u << VRING_PACKED_DESC_F_USED)
@@ -46,26 +46,6 @@ int packed_map(struct virtqueue *vq, struct error *e)
 	return 0;
 }
 
-int packed_init(struct virtqueue *vq, struct error *e)
-{
-	const struct virtqueue_state *s = &vq->params.state;
-	/* Slots between the two positions: taken by somebody before us. */
-	const int taken = s->avail_idx - s->used_idx +
-			  (s->avail_wrap == s->used_wrap ? 0 : vq->num);
-
-	if (s->avail_idx >= vq->num || s->used_idx >= vq->num || taken < 0 || taken > vq->num)
-		return err_set(e, EINVAL, "state %u/%u, %u/%u is not possible in a ring of %u",
-			       s->avail_idx, s->avail_wrap, s->used_idx, s->used_wrap, vq->num);
-	vq->in_flight = (unsigned int)taken;
-	vq->avail_idx = s->avail_idx;
-	vq->avail_wrap = s->avail_wrap;
-	vq->used_idx = s->used_idx;
-	vq->used_wrap = s->used_wrap;
-	vq->used_committed = s->used_idx;
-	vq->committed_wrap = s->used_wrap;
-	return 0;
-}
-
 static uint8_t *slot(struct virtqueue *vq, unsigned int index)
 {
 	return (uint8_t *)&vq->ring[index];
@@ -81,9 +61,69 @@ static inline bool is_available(uint16_t flags, bool wrap)
 	return (flags & (F_AVAIL | F_USED)) == (wrap ? F_AVAIL : F_USED);
 }
 
+static void advance(const struct virtqueue *vq, uint16_t *index, bool *wrap, uint16_t by)
+{
+	unsigned int next = *index + (unsigned int)by;
+
+	if (next >= vq->num) {
+		next -= vq->num;
+		*wrap = !*wrap;
+	}
+	*index = (uint16_t)next;
+}
+
+/*
+ * A predecessor may have died with used descriptors in the ring that it had not
+ * published, since the first of them was missing. The driver must not find them
+ * behind the first that we publish.
+ */
+static void withdraw_unpublished(struct virtqueue *vq)
+{
+	const uint64_t both = (uint64_t)(F_AVAIL | F_USED) << 48;
+	uint16_t index = vq->used_idx;
+	bool wrap = vq->used_wrap;
+	unsigned int i;
+
+	for (i = 0; i < vq->in_flight; i++) {
+		const uint64_t word = load64(slot_word(vq, index));
+		const uint64_t available = (uint64_t)(wrap ? F_AVAIL : F_USED) << 48;
+
+		if (!is_available(packed_flags(word), wrap))
+			store64(slot_word(vq, index), (word & ~both) | available);
+		advance(vq, &index, &wrap, 1);
+	}
+}
+
+int packed_init(struct virtqueue *vq, struct error *e)
+{
+	struct virtqueue_state s = vq->params.state;
+	int taken, err;
+
+	if (vq->inflight) {
+		err = inflight_packed_begin(vq->inflight, vq->num, vq->ring, &s, e);
+		if (err)
+			return err;
+	}
+	/* Slots between the two positions: taken by somebody before us. */
+	taken = s.avail_idx - s.used_idx + (s.avail_wrap == s.used_wrap ? 0 : vq->num);
+	if (s.avail_idx >= vq->num || s.used_idx >= vq->num || taken < 0 || taken > vq->num)
+		return err_set(e, EINVAL, "state %u/%u, %u/%u is not possible in a ring of %u",
+			       s.avail_idx, s.avail_wrap, s.used_idx, s.used_wrap, vq->num);
+	vq->in_flight = (unsigned int)taken;
+	vq->avail_idx = s.avail_idx;
+	vq->avail_wrap = s.avail_wrap;
+	vq->used_idx = s.used_idx;
+	vq->used_wrap = s.used_wrap;
+	vq->used_committed = s.used_idx;
+	vq->committed_wrap = s.used_wrap;
+	if (vq->inflight)
+		withdraw_unpublished(vq);
+	return 0;
+}
+
 /* 2.8.7: every entry counts, only WRITE means something, buffer IDs are ignored. */
-static int walk_indirect(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t addr,
-			 uint32_t len)
+static inline __attribute__((always_inline)) int
+walk_indirect(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t addr, uint32_t len)
 {
 	struct vq_chain chain = vq_chain_begin(elem);
 	const uint8_t *table;
@@ -108,6 +148,36 @@ static int walk_indirect(struct virtqueue *vq, struct virtqueue_elem *elem, uint
 	return vq_chain_end(vq, &chain, elem);
 }
 
+/*
+ * Copy a descriptor into the log, at @elem->last. The entries behind it are free;
+ * they are the chain's from log_chain() on.
+ */
+static inline int log_descriptor(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t addr,
+				 uint64_t word, bool first)
+{
+	struct inflight *log = vq->inflight;
+
+	elem->last = first ? log->free_head : inflight_packed_next(log, elem->last);
+	if (unlikely(elem->last >= vq->num))
+		return virtqueue_break(vq, "log of requests in flight: no free entry");
+	if (first)
+		elem->first = elem->last;
+	inflight_packed_fill(log, elem->last, addr, word);
+	return 0;
+}
+
+static inline int log_chain(struct virtqueue *vq, const struct virtqueue_elem *elem)
+{
+	struct inflight *log = vq->inflight;
+	const uint16_t next = inflight_packed_next(log, elem->last);
+
+	if (unlikely(next > vq->num))
+		return virtqueue_break(vq, "log of requests in flight: free entry %u in a ring of"
+				       " %u", next, vq->num);
+	inflight_packed_pop(log, elem->first, elem->last, elem->ndesc, next);
+	return 0;
+}
+
 /* Follow a chain that lies in the ring itself, beginning with @word at the next slot. */
 static int walk_ring(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t word)
 {
@@ -118,15 +188,20 @@ static int walk_ring(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t
 	unsigned int length;
 
 	for (length = 1;; length++) {
+		const uint64_t addr = load64(slot(vq, index));
 		const uint16_t flags = packed_flags(word);
 		int err;
 
 		if (unlikely(flags & VRING_DESC_F_INDIRECT))
 			return virtqueue_break(vq, "indirect descriptor in a chain");
-		err = vq_chain_add(vq, &chain, load64(slot(vq, index)), word_len(word),
-				   flags & VRING_DESC_F_WRITE);
+		err = vq_chain_add(vq, &chain, addr, word_len(word), flags & VRING_DESC_F_WRITE);
 		if (unlikely(err))
 			return err;
+		if (vq->inflight) {
+			err = log_descriptor(vq, elem, addr, word, length == 1);
+			if (unlikely(err))
+				return err;
+		}
 		if (!(flags & VRING_DESC_F_NEXT))
 			break;
 		if (unlikely(length == limit))
@@ -146,17 +221,6 @@ static int walk_ring(struct virtqueue *vq, struct virtqueue_elem *elem, uint64_t
 	return vq_chain_end(vq, &chain, elem);
 }
 
-static void advance(const struct virtqueue *vq, uint16_t *index, bool *wrap, uint16_t by)
-{
-	unsigned int next = *index + (unsigned int)by;
-
-	if (next >= vq->num) {
-		next -= vq->num;
-		*wrap = !*wrap;
-	}
-	*index = (uint16_t)next;
-}
-
 int packed_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 {
 	uint64_t word = load64_acquire(slot_word(vq, vq->avail_idx));
@@ -170,9 +234,13 @@ int packed_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 				       " %u", vq->in_flight, vq->num);
 
 	if ((flags & (VRING_DESC_F_INDIRECT | VRING_DESC_F_NEXT)) == VRING_DESC_F_INDIRECT) {
-		err = walk_indirect(vq, elem, load64(slot(vq, vq->avail_idx)), word_len(word));
+		const uint64_t table = load64(slot(vq, vq->avail_idx));
+
+		err = walk_indirect(vq, elem, table, word_len(word));
 		elem->id = packed_id(word);
 		elem->ndesc = 1;
+		if (!err && vq->inflight)
+			err = log_descriptor(vq, elem, table, word, true);
 	} else {
 		err = walk_ring(vq, elem, word);
 	}
@@ -181,8 +249,66 @@ int packed_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 	/* Linux indexes its tables with what comes back: never return a wild ID. */
 	if (unlikely(elem->id >= vq->num))
 		return virtqueue_break(vq, "buffer ID %u outside a ring of %u", elem->id, vq->num);
+	if (vq->inflight) {
+		err = log_chain(vq, elem);
+		if (unlikely(err))
+			return err;
+	}
 	advance(vq, &vq->avail_idx, &vq->avail_wrap, elem->ndesc);
 	vq->in_flight += elem->ndesc;
+	return 1;
+}
+
+/* Follow the @num descriptors of a chain in the log, from @elem->first. */
+static int walk_log(struct virtqueue *vq, struct virtqueue_elem *elem, unsigned int num)
+{
+	struct vq_chain chain = vq_chain_begin(elem);
+	struct inflight *log = vq->inflight;
+	union inflight_packed_half half = { .word = 0 };
+	unsigned int i;
+	int err;
+
+	if (num > vq->max_chain)
+		return virtqueue_break(vq, "log of requests in flight: chain of %u descriptors",
+				       num);
+	for (i = 0; i < num; i++) {
+		const uint16_t at = i ? inflight_packed_next(log, elem->last) : elem->first;
+		uint64_t addr;
+
+		if (at >= vq->num)
+			return virtqueue_break(vq, "log of requests in flight: chain goes on in"
+					       " entry %u of %u", at, vq->num);
+		elem->last = at;
+		addr = READ_ONCE(log->packed->desc[at].addr);
+		half.word = READ_ONCE(log->packed->desc[at].half.word);
+		if (half.flags & VRING_DESC_F_INDIRECT) {
+			if (num > 1)
+				return virtqueue_break(vq, "indirect descriptor in a chain");
+			elem->id = half.id;
+			return walk_indirect(vq, elem, addr, half.len);
+		}
+		err = vq_chain_add(vq, &chain, addr, half.len, half.flags & VRING_DESC_F_WRITE);
+		if (err)
+			return err;
+	}
+	elem->id = half.id;
+	return vq_chain_end(vq, &chain, elem);
+}
+
+/* In the ring its descriptors may have been overwritten by used ones. */
+int packed_resubmit(struct virtqueue *vq, struct virtqueue_elem *elem)
+{
+	const struct inflight_order *next = inflight_next(vq->inflight);
+	int err;
+
+	elem->first = next->head;
+	elem->ndesc = next->num;
+	err = walk_log(vq, elem, next->num);
+	if (err)
+		return err;
+	if (elem->id >= vq->num)
+		return virtqueue_break(vq, "buffer ID %u outside a ring of %u", elem->id, vq->num);
+	inflight_took_next(vq->inflight);
 	return 1;
 }
 
@@ -192,10 +318,15 @@ void packed_push(struct virtqueue *vq, const struct virtqueue_elem *elem, uint32
 					  (written ? VRING_DESC_F_WRITE : 0));
 	const uint64_t word = written | (uint64_t)elem->id << 32 | (uint64_t)flags << 48;
 
-	if (vq->used_idx == vq->used_committed && vq->used_wrap == vq->committed_wrap)
+	const bool first = vq->used_idx == vq->used_committed &&
+			   vq->used_wrap == vq->committed_wrap;
+
+	if (first)
 		vq->first_word = word;
 	else
 		store64(slot_word(vq, vq->used_idx), word);
+	if (vq->inflight)
+		inflight_packed_push(vq->inflight, elem->first, elem->last, first);
 	advance(vq, &vq->used_idx, &vq->used_wrap, elem->ndesc);
 }
 
@@ -227,11 +358,18 @@ bool packed_commit(struct virtqueue *vq)
 	length = vq->used_idx + (vq->used_wrap == old_wrap ? 0u : vq->num) - old_idx;
 	if (!length)
 		return false;
+	if (vq->inflight)
+		inflight_packed_prepare(vq->inflight, vq->used_idx, vq->used_wrap, old_idx,
+					old_wrap);
 	store64_release(slot_word(vq, old_idx), vq->first_word);
 	vq->used_committed = vq->used_idx;
 	vq->committed_wrap = vq->used_wrap;
 	vq->in_flight -= length;
 	full_barrier();
+	if (vq->inflight && unlikely(!inflight_packed_commit(vq->inflight, vq->used_idx,
+							     vq->used_wrap, vq->num)))
+		virtqueue_break(vq, "log of requests in flight: the list of the last batch is"
+				" damaged");
 
 	/* The driver writes off_wrap first, then flags. */
 	flags = load16_acquire(&vq->driver_event->flags) & 3;

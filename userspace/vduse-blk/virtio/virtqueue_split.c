@@ -16,7 +16,7 @@
  */
 #include <string.h>
 
-#include "virtio/virtqueue_internal.h"
+#include "virtio/inflight_internal.h"
 
 /* avail: flags, idx, ring[num], used_event.  used: flags, idx, ring[num], avail_event. */
 #define AVAIL_BYTES(num)	(6 + 2 * (uint64_t)(num))
@@ -60,18 +60,25 @@ int split_map(struct virtqueue *vq, struct error *e)
 /*
  * Only the available index travels in the device's state; the used index is
  * where the ring itself says. Whoever stopped the queue drained it, so the two
- * are no further apart than the ring is long unless somebody wrote nonsense.
+ * are no further apart than the ring is long unless somebody wrote nonsense. A
+ * log knows what was in flight, and with that where the available index stood.
  */
 int split_init(struct virtqueue *vq, struct error *e)
 {
 	uint16_t used = load16(&vq->used->idx);
-	uint16_t behind = (uint16_t)(vq->params.state.avail_idx - used);
+	struct virtqueue_state state = vq->params.state;
+	int err;
 
-	if (behind > vq->num)
+	if (vq->inflight) {
+		err = inflight_split_begin(vq->inflight, vq->num, used, &state, e);
+		if (err)
+			return err;
+	}
+	if ((uint16_t)(state.avail_idx - used) > vq->num)
 		return err_set(e, EINVAL,
 			       "used index %u does not fit available index %u in a ring of %u",
-			       used, vq->params.state.avail_idx, vq->num);
-	vq->avail_idx = vq->params.state.avail_idx;
+			       used, state.avail_idx, vq->num);
+	vq->avail_idx = state.avail_idx;
 	vq->avail_seen = vq->avail_idx;
 	vq->used_idx = used;
 	vq->used_committed = used;
@@ -102,7 +109,8 @@ static inline int available(struct virtqueue *vq)
  * descriptors it may still have, so a loop ends too. An indirect descriptor ends
  * the chain in the ring and goes on in a table of its own (2.7.5.3).
  */
-static int walk(struct virtqueue *vq, struct virtqueue_elem *elem, unsigned int index)
+static inline __attribute__((always_inline)) int
+walk(struct virtqueue *vq, struct virtqueue_elem *elem, unsigned int index)
 {
 	const uint8_t *table = (const uint8_t *)vq->desc;
 	unsigned int left = vq->max_chain, count = vq->num;
@@ -164,9 +172,29 @@ int split_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 	err = walk(vq, elem, head);
 	if (unlikely(err))
 		return err;
+	if (vq->inflight) {
+		if (unlikely(inflight_split_busy(vq->inflight, head)))
+			return virtqueue_break(vq, "head %u made available while it is in flight",
+					       head);
+		inflight_split_pop(vq->inflight, head);
+	}
 	elem->id = head;
 	elem->ndesc = 1;
 	vq->avail_idx++;
+	return 1;
+}
+
+/* The descriptors are still the device's: the driver has not seen them used. */
+int split_resubmit(struct virtqueue *vq, struct virtqueue_elem *elem)
+{
+	const uint16_t head = inflight_next(vq->inflight)->head;
+	int err = walk(vq, elem, head);
+
+	if (err)
+		return err;
+	inflight_took_next(vq->inflight);
+	elem->id = head;
+	elem->ndesc = 1;
 	return 1;
 }
 
@@ -176,6 +204,8 @@ void split_push(struct virtqueue *vq, const struct virtqueue_elem *elem, uint32_
 
 	store64(entry, elem->id | (uint64_t)written << 32);
 	vq->used_idx++;
+	if (vq->inflight)
+		inflight_split_push(vq->inflight, elem->id);
 }
 
 /* 2.7.7.2: with event indices an interrupt is due when idx passes used_event + 1. */
@@ -186,9 +216,14 @@ bool split_commit(struct virtqueue *vq)
 
 	if (old == new)
 		return false;
+	if (vq->inflight)
+		inflight_split_prepare(vq->inflight);
 	store16_release(&vq->used->idx, new);
 	vq->used_committed = new;
 	full_barrier();
+	if (vq->inflight)
+		inflight_split_commit(vq->inflight, new, (uint16_t)(new - old),
+				      (uint16_t)(vq->num - 1));
 	if (vq->event_idx)
 		return (uint16_t)(new - load16(used_event(vq)) - 1) < (uint16_t)(new - old);
 	return !(load16(&vq->avail->flags) & VRING_AVAIL_F_NO_INTERRUPT);
