@@ -14,6 +14,19 @@
 #define VDUSE_BLK_VERSION "0.1"
 #endif
 
+/*
+ * What this build survives: tests and scripts ask for it instead of guessing
+ * from options. A word is added, behind a blank, when all of it works:
+ *
+ *	reconnect  a lost server is found again, nothing is lost meanwhile
+ *	timeout    so is one that keeps the connection and does not answer
+ *	recovery   a killed daemon's successor goes on with the requests in flight
+ *	keep       --on-exit keep
+ *	upgrade    the command of that name
+ *	resize     the driver learns of another size
+ */
+#define VDUSE_BLK_FEATURES ""
+
 static const char usage[] =
 	"Usage: vduse-blk serve --name NAME --uri URI [OPTION...]\n"
 	"       vduse-blk list [--json]\n"
@@ -49,7 +62,8 @@ int main(int argc, char **argv)
 		return 0;
 	}
 	if (!strcmp(name, "--version")) {
-		puts("vduse-blk " VDUSE_BLK_VERSION);
+		puts("vduse-blk " VDUSE_BLK_VERSION "\n"
+		     "features:" VDUSE_BLK_FEATURES);
 		return 0;
 	}
 	if (name[0])
