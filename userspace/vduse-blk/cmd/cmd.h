@@ -35,4 +35,31 @@ int cmd_list(int argc, char **argv);
  */
 int cmd_status(int argc, char **argv);
 
+/**
+ * cmd_stats() - show counters and latencies of one daemon
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_stats(int argc, char **argv);
+
+/**
+ * cmd_set() - change options of one daemon
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_set(int argc, char **argv);
+
+/**
+ * cmd_fail() - stop waiting for the server
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_fail(int argc, char **argv);
+
 #endif

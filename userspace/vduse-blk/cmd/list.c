@@ -12,9 +12,12 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "cmd/cmd.h"
-#include "cmd/options.h"
+#include "cmd/control_client.h"
+#include "cmd/query.h"
 #include "cmd/runtime.h"
-#include "cmd/status_socket.h"
+
+/* A daemon that has so much to do that it does not answer is not waited for. */
+#define SILENT_MS 2000
 
 static const char usage[] =
 	"Usage: vduse-blk list [--json]\n"
@@ -45,38 +48,34 @@ static void print_line(json_t *status)
 /* NULL when nobody serves @name. */
 static json_t *query(const char *name)
 {
-	json_t *status = NULL;
-	pid_t pid;
+	json_t *answer, *status;
+	pid_t pid = 0;
 	int running = runtime_owner(RUNTIME_ROOT, name, &pid);
 
-	if (running < 0)
+	/* A member of the control group may ask the daemon, and nothing else. */
+	if (running < 0 && running != -EACCES)
 		log_warning("%s: %s", name, strerror(-running));
-	if (running <= 0)
+	if (running <= 0 && running != -EACCES)
 		return NULL;
-	if (status_query(RUNTIME_ROOT, name, &status, NULL))
-		status = json_pack("{s:s, s:i, s:s}", "name", name, "pid", (int)pid, "state",
-				   "silent");
+	if (control_call(RUNTIME_ROOT, name, json_pack("{s:s}", "command", "status"), SILENT_MS,
+			 &answer, NULL))
+		return running < 0 ? NULL :
+		       json_pack("{s:s, s:i, s:s}", "name", name, "pid", (int)pid, "state", "silent");
+	status = json_incref(json_object_get(answer, "status"));
+	json_decref(answer);
 	return status;
 }
 
 int cmd_list(int argc, char **argv)
 {
 	struct query_options options;
-	struct error e = ERROR_INIT;
 	struct dirent **entries;
 	json_t *all;
 	size_t i;
-	int n;
-	bool help;
+	int n, exit_status;
 
-	if (query_options_parse(argc, argv, QUERY_JSON, &options, &help, &e)) {
-		log_error("%s", e.text);
-		return EXIT_USAGE;
-	}
-	if (help) {
-		fputs(usage, stdout);
-		return EXIT_SUCCESS;
-	}
+	if (!query_begin(argc, argv, QUERY_JSON, usage, &options, &exit_status))
+		return exit_status;
 
 	n = scandir(RUNTIME_ROOT, &entries, is_candidate, alphasort);
 	if (n < 0 && errno != ENOENT) {
@@ -95,8 +94,7 @@ int cmd_list(int argc, char **argv)
 		free(entries);
 
 	if (options.json) {
-		json_dumpf(all, stdout, JSON_INDENT(2));
-		putchar('\n');
+		query_print_json(all);
 	} else {
 		printf("%-16s %-8s %-10s %-18s %-14s %s\n", "NAME", "PID", "STATE", "PATH", "SIZE",
 		       "URI");
@@ -104,5 +102,5 @@ int cmd_list(int argc, char **argv)
 			print_line(json_array_get(all, i));
 	}
 	json_decref(all);
-	return EXIT_SUCCESS;
+	return query_end(EXIT_SUCCESS);
 }

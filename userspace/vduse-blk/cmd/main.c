@@ -31,11 +31,17 @@ static const char usage[] =
 	"Usage: vduse-blk serve --name NAME --uri URI [OPTION...]\n"
 	"       vduse-blk list [--json]\n"
 	"       vduse-blk status NAME [--json]\n"
+	"       vduse-blk stats NAME [--json]\n"
+	"       vduse-blk set NAME OPTION=VALUE...\n"
+	"       vduse-blk fail NAME\n"
 	"       vduse-blk --help | --version\n"
 	"\n"
 	"  serve    offer the disk at URI as a block device, until SIGTERM or SIGINT\n"
 	"  list     list the devices that are being served\n"
 	"  status   show what the daemon of one device does\n"
+	"  stats    show its counters and latencies\n"
+	"  set      change its options\n"
+	"  fail     fail requests that wait for the server\n"
 	"\n"
 	"\"vduse-blk COMMAND --help\" says more.\n";
 
@@ -46,6 +52,9 @@ static const struct {
 	{ "serve", cmd_serve },
 	{ "list", cmd_list },
 	{ "status", cmd_status },
+	{ "stats", cmd_stats },
+	{ "set", cmd_set },
+	{ "fail", cmd_fail },
 };
 
 int main(int argc, char **argv)

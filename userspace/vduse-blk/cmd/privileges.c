@@ -54,6 +54,16 @@ int privileges_find(const char *user, struct account *ret_account, struct error 
 	return 0;
 }
 
+int privileges_find_group(const char *group, gid_t *ret_gid, struct error *e)
+{
+	const struct group *gr = getgrnam(group);
+
+	if (!gr)
+		return err_set(e, ENOENT, "control-group: no group \"%s\"", group);
+	*ret_gid = gr->gr_gid;
+	return 0;
+}
+
 int privileges_drop(const struct account *account, struct error *e)
 {
 	int err;

@@ -45,6 +45,16 @@ struct account {
 int privileges_find(const char *user, struct account *ret_account, struct error *e);
 
 /**
+ * privileges_find_group() - look a group up
+ * @group:	name
+ * @ret_gid:	written only on success
+ * @e:		error text
+ *
+ * Return: 0 or -errno.
+ */
+int privileges_find_group(const char *group, gid_t *ret_gid, struct error *e);
+
+/**
  * privileges_drop() - become that account, for good
  * @account:	who
  * @e:		error text

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -101,7 +102,7 @@ int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 	if (fchown(dir_fd, uid, gid) || fchown(lock_fd, uid, gid))
 		return err_set_errno(e, errno, "give %s/%s to its user", root, name);
 	/* A killed predecessor's. */
-	unlinkat(dir_fd, RUNTIME_STATUS_SOCKET, 0);
+	unlinkat(dir_fd, RUNTIME_CONTROL_SOCKET, 0);
 
 	*ret_runtime = (struct runtime) {
 		.root = take_ptr(root_copy),
@@ -116,7 +117,7 @@ void runtime_release(struct runtime *r)
 {
 	auto_close int root_fd = open(r->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	unlinkat(r->dir_fd, RUNTIME_STATUS_SOCKET, 0);
+	unlinkat(r->dir_fd, RUNTIME_CONTROL_SOCKET, 0);
 	unlinkat(r->dir_fd, LOCK_NAME, 0);
 	if (root_fd >= 0)
 		unlinkat(root_fd, r->name, AT_REMOVEDIR);
@@ -124,6 +125,27 @@ void runtime_release(struct runtime *r)
 	close(r->dir_fd);
 	free(r->root);
 	free(r->name);
+}
+
+int runtime_share(const struct runtime *r, uid_t uid, gid_t group, struct error *e)
+{
+	if (fchown(r->dir_fd, uid, group) || fchmod(r->dir_fd, 0710))
+		return err_set_errno(e, errno, "share %s/%s with a group", r->root, r->name);
+	return 0;
+}
+
+int runtime_control_address(const char *root, const char *name, struct sockaddr_un *ret_addr,
+			    struct error *e)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int n = snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/%s/" RUNTIME_CONTROL_SOCKET,
+			 root, name);
+
+	if (n < 0 || (size_t)n >= sizeof(addr.sun_path))
+		return err_set(e, ENAMETOOLONG, "path of the control socket of \"%s\" is too long",
+			       name);
+	*ret_addr = addr;
+	return 0;
 }
 
 int runtime_owner(const char *root, const char *name, pid_t *ret_pid)

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The daemon's folder below /run: /run/vduse-blk/NAME, mode 0700.
+ * The daemon's folder below /run: /run/vduse-blk/NAME, mode 0700, or 0710 when
+ * a group shares the control socket: its members may then reach that by its
+ * name, and nothing else, since all other files are their owner's alone.
  *
  *	lock	locked (open file description) as long as the daemon lives;
  *		holds its process ID as text
- *	status	UNIX socket that answers every connection with a JSON document
+ *	control	UNIX socket; see control_socket.h
  *
  * The lock is what counts: a folder without a locked file is left over.
  */
@@ -13,11 +15,12 @@
 
 #include <stdbool.h>
 #include <sys/types.h>
+#include <sys/un.h>
 
 #include "base/error.h"
 
 #define RUNTIME_ROOT		"/run/vduse-blk"
-#define RUNTIME_STATUS_SOCKET	"status"
+#define RUNTIME_CONTROL_SOCKET	"control"
 
 /**
  * struct runtime - a folder that this process owns
@@ -56,12 +59,36 @@ int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 void runtime_release(struct runtime *r);
 
 /**
+ * runtime_share() - let members of a group reach the control socket
+ * @r:		acquired
+ * @uid:	who owns the folder
+ * @group:	the group
+ * @e:		error text
+ *
+ * Return: 0 or -errno.
+ */
+int runtime_share(const struct runtime *r, uid_t uid, gid_t group, struct error *e);
+
+/**
+ * runtime_control_address() - where the control socket of a device is
+ * @root:	RUNTIME_ROOT except in tests
+ * @name:	device name
+ * @ret_addr:	written only on success
+ * @e:		error text
+ *
+ * Return: 0 or -ENAMETOOLONG.
+ */
+int runtime_control_address(const char *root, const char *name, struct sockaddr_un *ret_addr,
+			    struct error *e);
+
+/**
  * runtime_owner() - is a daemon of that name running?
  * @root:	RUNTIME_ROOT except in tests
  * @name:	device name
  * @ret_pid:	its process ID, 0 if unknown; written only when the answer is 1
  *
- * Return: 1 if so, 0 if not, or -errno.
+ * Return: 1 if so, 0 if not, or -errno; -EACCES for a member of the group that
+ * shares the control socket, who may ask that.
  */
 int runtime_owner(const char *root, const char *name, pid_t *ret_pid);
 

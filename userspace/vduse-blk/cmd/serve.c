@@ -6,7 +6,7 @@
  *	identity of --user
  *	storage					backend_open(): sizes, features
  *	VDUSE device, queue threads		vduse_create()
- *	main loop: control messages, status socket, signals
+ *	main loop: control messages, control socket, signals
  *		attach thread: vDPA bus, bus driver -> path on stdout, READY=1
  *		SIGTERM, SIGINT
  *		detach thread: the driver flushes and lets go, served until then
@@ -92,6 +92,22 @@ static int create_device(struct serve *s, struct error *e)
 	return err;
 }
 
+static int open_control(struct serve *s, struct error *e)
+{
+	const struct control_params params = {
+		.loop = s->loop,
+		.fd = s->socket_fd,
+		.group = s->control_gid,
+		.handle = serve_control,
+		.opaque = s,
+	};
+	int err = control_server_open(&params, &s->control, e);
+
+	if (!err)
+		s->socket_fd = -1;
+	return err;
+}
+
 /* From the VDUSE device to the end of the main loop, and back. */
 static int run_device(struct serve *s, struct error *e)
 {
@@ -101,8 +117,7 @@ static int run_device(struct serve *s, struct error *e)
 	err = create_device(s, e);
 	if (err)
 		return err;
-	s->status = (struct status_server) { .loop = s->loop, .describe = serve_describe, .opaque = s };
-	err = status_server_open(&s->status, RUNTIME_ROOT, s->options.name, e);
+	err = open_control(s, e);
 	if (err)
 		goto close_device;
 
@@ -118,11 +133,36 @@ static int run_device(struct serve *s, struct error *e)
 	if (err)
 		err_set_errno(e, -err, "main loop");
 
-	status_server_close(&s->status);
+	control_server_close(s->control);
 close_device:
 	close_err = transport_close(s->transport, &close_error);
 	if (close_err && !err && !s->exit_status)
 		err = err_set(e, -close_err, "%s", close_error.text);
+	return err;
+}
+
+/* The folder with the control socket in it, for the account that will serve. */
+static int prepare_runtime(struct serve *s, const struct account *account, struct error *e)
+{
+	int err;
+
+	s->control_gid = CONTROL_NO_GROUP;
+	if (s->options.control_group) {
+		err = privileges_find_group(s->options.control_group, &s->control_gid, e);
+		if (err)
+			return err;
+	}
+	err = runtime_acquire(RUNTIME_ROOT, s->options.name, account->uid, account->gid,
+			      &s->runtime, e);
+	if (err)
+		return err;
+	if (s->options.control_group)
+		err = runtime_share(&s->runtime, account->uid, s->control_gid, e);
+	if (!err)
+		err = control_socket_bind(RUNTIME_ROOT, s->options.name, account->uid,
+					  s->control_gid, &s->socket_fd, e);
+	if (err)
+		runtime_release(&s->runtime);
 	return err;
 }
 
@@ -144,8 +184,7 @@ static int prepare(struct serve *s, struct error *e)
 	s->control_fd = vduse_control_open(e);
 	if (s->control_fd < 0)
 		return s->control_fd;
-	err = runtime_acquire(RUNTIME_ROOT, s->options.name, account.uid, account.gid,
-			      &s->runtime, e);
+	err = prepare_runtime(s, &account, e);
 	if (err)
 		goto close_control;
 	if (s->options.user) {
@@ -156,6 +195,7 @@ static int prepare(struct serve *s, struct error *e)
 	return 0;
 
 release_runtime:
+	close(s->socket_fd);
 	runtime_release(&s->runtime);
 close_control:
 	close(s->control_fd);
@@ -169,25 +209,27 @@ static int serve(struct serve *s, struct error *e)
 	err = prepare(s, e);
 	if (err)
 		return err;
-	err = serve_open_storage(s, e);
+	err = loop_create(&(struct loop_params) { .name = "main" }, &s->loop, e);
 	if (err)
 		goto unprepare;
+	err = serve_open_storage(s, e);
+	if (err)
+		goto destroy_loop;
 	err = serve_open_signals(s, e);
 	if (err)
 		goto close_storage;
-	err = loop_create(&(struct loop_params) { .name = "main" }, &s->loop, e);
-	if (err)
-		goto close_signal_fd;
 
 	err = run_device(s, e);
 
 	serve_close_signals(s);
-	loop_destroy(s->loop);
-close_signal_fd:
 	close(s->signal_fd);
 close_storage:
 	backend_close(s->backend);
+destroy_loop:
+	loop_destroy(s->loop);
 unprepare:
+	if (s->socket_fd >= 0)
+		close(s->socket_fd);
 	runtime_release(&s->runtime);
 	close(s->control_fd);
 	return err;

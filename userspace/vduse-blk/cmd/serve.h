@@ -6,7 +6,9 @@
  *	serve.c		from the command line to the main loop and back
  *	serve_storage.c	opening the storage, and the disk that is made of it
  *	serve_end.c	attaching, detaching, signals
+ *	serve_control.c	what the control socket asks for
  *	serve_status.c	the document that "status" shows
+ *	serve_stats.c	the one of "stats"
  */
 #ifndef VDUSE_BLK_CMD_SERVE_H
 #define VDUSE_BLK_CMD_SERVE_H
@@ -17,7 +19,7 @@
 #include "cmd/attach.h"
 #include "cmd/options.h"
 #include "cmd/runtime.h"
-#include "cmd/status_socket.h"
+#include "cmd/control_socket.h"
 #include "transport/transport.h"
 
 enum serve_state {
@@ -35,7 +37,9 @@ struct serve {
 	struct vblk_device disk;
 	struct loop *loop;
 	struct transport *transport;
-	struct status_server status;
+	struct control_server *control;
+	int socket_fd; /* @control's, once that is open */
+	gid_t control_gid;
 
 	enum serve_state state;
 	struct attach_job job;
@@ -78,12 +82,44 @@ struct serve_bounce serve_plan_bounce(const struct serve_options *o);
 int serve_open_storage(struct serve *s, struct error *e);
 
 /**
+ * serve_state_name() - for status
+ * @state: of the daemon
+ *
+ * Return: static text.
+ */
+const char *serve_state_name(enum serve_state state);
+
+/**
  * serve_describe() - the status document
- * @opaque:	struct serve with a device
+ * @s:	with a device
  *
  * Return: a JSON object that the caller owns; NULL when out of memory.
  */
-json_t *serve_describe(void *opaque);
+json_t *serve_describe(const struct serve *s);
+
+/**
+ * serve_describe_stats() - the statistics document
+ * @s:	with a device
+ *
+ * Return: a JSON object that the caller owns; NULL when out of memory.
+ */
+json_t *serve_describe_stats(const struct serve *s);
+
+/**
+ * serve_describe_connections() - the connections' part of it
+ * @s:	with a device
+ *
+ * Return: a JSON array that the caller owns, empty without connections; NULL
+ * when out of memory.
+ */
+json_t *serve_describe_connections(const struct serve *s);
+
+/**
+ * serve_control() - carry out a request of the control socket
+ * @opaque:	struct serve with a device
+ * @r:		the request
+ */
+void serve_control(void *opaque, struct control_request *r);
 
 /**
  * serve_begin_attach() - attach the device; announce it when that is done

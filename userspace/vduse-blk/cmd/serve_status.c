@@ -6,6 +6,7 @@
 #include <linux/virtio_config.h>
 #include <stdio.h>
 
+#include "cmd/json_text.h"
 #include "cmd/serve.h"
 
 static const char *const state_names[] = {
@@ -37,9 +38,27 @@ static json_t *describe_queue(const struct serve *s, unsigned int index)
 			 "broken", (int)stats.broken);
 }
 
-json_t *serve_describe(void *opaque)
+/* "up", "connecting" and so on; with several connections the one that is worst off. */
+static const char *server_state(const struct serve *s)
 {
-	const struct serve *s = opaque;
+	struct backend_link_stats stats;
+	const char *state = "local";
+	unsigned int i;
+
+	for (i = 0; !backend_link_stats(s->backend, i, &stats); i++) {
+		if (!i || stats.waiting)
+			state = stats.state;
+	}
+	return state;
+}
+
+const char *serve_state_name(enum serve_state state)
+{
+	return state_names[state];
+}
+
+json_t *serve_describe(const struct serve *s)
+{
 	const struct backend_info *info = &s->backend->info;
 	struct transport_status status;
 	char features[32];
@@ -52,26 +71,29 @@ json_t *serve_describe(void *opaque)
 	for (i = 0; i < s->options.queues; i++)
 		json_array_append_new(queues, describe_queue(s, i));
 
-	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:I, s:i, s:b, s:i, s:i, s:s, s:s, s:b, s:b, s:i, s:s, s:s, s:o}",
+	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:o, s:o}",
 			     "name", s->options.name,
 			     "pid", (int)getpid(),
 			     "state", state_names[s->state],
 			     "path", s->path,
 			     "bind", bind_target_name(s->options.bind),
-			     "uri", s->options.uri,
-			     "size", (json_int_t)info->size,
+			     "uri", json_text(s->options.uri),
+			     "server", server_state(s),
+			     "size", (json_int_t)(s->disk.capacity << VBLK_SECTOR_SHIFT),
 			     "block_size", (int)s->disk.block_size,
 			     "read_only", (int)s->disk.read_only,
 			     "queues", (int)s->options.queues,
 			     "queue_size", (int)s->options.queue_size,
 			     "serial", s->options.serial,
-			     "backend", info->description,
+			     "backend", json_text(info->description),
 			     "driver_ready", (int)status.running,
 			     "packed", (int)!!(status.running &&
 					       status.features & (1ULL << VIRTIO_F_RING_PACKED)),
 			     "driver_status", (int)status.driver_status,
 			     "features", features,
 			     "io_uring", queue_thread_loop_rung(transport_queue(s->transport, 0)),
+			     "options", tunables_describe(&s->options.tunables,
+							  &s->backend->options.tunables),
 			     "virtqueues", queues);
 	return document;
 }

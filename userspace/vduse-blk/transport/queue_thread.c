@@ -305,6 +305,12 @@ void queue_thread_stats(const struct queue_thread *q, struct vblk_queue_stats *r
 	vblk_queue_stats(q->vblk, ret_stats);
 }
 
+void queue_thread_latency(const struct queue_thread *q, enum vblk_latency kind,
+			  struct histogram *sum)
+{
+	vblk_queue_latency(q->vblk, kind, sum);
+}
+
 const char *queue_thread_loop_rung(const struct queue_thread *q)
 {
 	return loop_rung_name(loop_stats(q->loop)->rung);

@@ -170,6 +170,17 @@ unsigned int queue_thread_index(const struct queue_thread *q);
 void queue_thread_stats(const struct queue_thread *q, struct vblk_queue_stats *ret_stats);
 
 /**
+ * queue_thread_latency() - how long requests took
+ * @q:		the queue
+ * @kind:	of requests
+ * @sum:	added to; see vblk_queue_latency()
+ *
+ * Context: the main thread.
+ */
+void queue_thread_latency(const struct queue_thread *q, enum vblk_latency kind,
+			  struct histogram *sum);
+
+/**
  * queue_thread_loop_rung() - which io_uring features the queue's loop uses
  * @q: the queue
  *

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+/*
+ * vduse-blk serve: what the control socket asks for is done here.
+ */
+#include "base/log.h"
+#include "base/util.h"
+#include "cmd/control_command.h"
+#include "cmd/json_text.h"
+#include "cmd/serve.h"
+
+static void answer_with(struct control_request *r, const char *name, json_t *value)
+{
+	struct error e = ERROR_INIT;
+	json_t *answer = value ? json_pack("{s:o}", name, value) : NULL;
+
+	if (answer) {
+		control_answer(r, answer);
+		return;
+	}
+	err_set(&e, ENOMEM, "out of memory");
+	control_refuse(r, &e);
+}
+
+static void set(struct serve *s, const struct control_command *command, struct control_request *r)
+{
+	s->options.tunables = command->tunables;
+	log_set_level((enum log_level)command->tunables.log_level);
+	backend_set_tunables(s->backend, &command->tunables.backend);
+	answer_with(r, "options", tunables_describe(&s->options.tunables,
+						    &s->backend->options.tunables));
+}
+
+static void carry_out(struct serve *s, const struct control_command *command,
+		      struct control_request *r)
+{
+	switch (command->kind) {
+	case CONTROL_STATUS:
+		answer_with(r, "status", serve_describe(s));
+		break;
+	case CONTROL_STATS:
+		answer_with(r, "stats", serve_describe_stats(s));
+		break;
+	case CONTROL_SET:
+		set(s, command, r);
+		break;
+	case CONTROL_FAIL:
+		backend_fail(s->backend);
+		control_answer(r, NULL);
+		break;
+	default:
+		break;
+	}
+}
+
+void serve_control(void *opaque, struct control_request *r)
+{
+	struct control_command command;
+	struct error e = ERROR_INIT;
+	struct serve *s = opaque;
+
+	if (control_command_parse(r->document, &s->options.tunables, &command, &e)) {
+		control_refuse(r, &e);
+		return;
+	}
+	if (control_command_changes(command.kind))
+		log_info("%s: %s%s, asked by user %u, process %d", s->options.name,
+			 control_command_name(command.kind), command.changed,
+			 (unsigned int)r->peer.uid, (int)r->peer.pid);
+	carry_out(s, &command, r);
+}
