@@ -881,6 +881,113 @@ static void test_notifications(void **state)
 	}
 }
 
+/* One request from the ring to its status, which is returned. */
+static uint8_t carry_out(struct fixture *f, uint32_t type, uint64_t sector, uint32_t out_data,
+			 uint32_t in_data)
+{
+	struct request r = make(f, 0, type, sector, out_data, in_data);
+
+	f->fake.automatic = true;
+	add(f, &r);
+	kick(f);
+	step(f);
+	assert_int_equal(reap(f), 1);
+	f->fake.automatic = false;
+	return status_of(&r);
+}
+
+/* The disk grows while a queue runs: what was beyond its end is on it then. */
+static void test_grow(void **state)
+{
+	const struct setup setup = { .block_size = 4096 };
+	struct fixture f;
+
+	(void)state;
+	begin(&f, &setup);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_IN, DISK_SECTORS, 0, 4096),
+			 VIRTIO_BLK_S_IOERR);
+	assert_int_equal(f.fake.submitted, 0);
+
+	assert_int_equal(vblk_device_set_capacity(&f.dev, DISK_BYTES), -EINVAL);
+	assert_int_equal(vblk_device_set_capacity(&f.dev, DISK_BYTES - 4096), -EINVAL);
+	assert_int_equal(vblk_device_set_capacity(&f.dev, DISK_BYTES + 4095), -EINVAL);
+	assert_int_equal(f.dev.capacity, DISK_SECTORS);
+
+	f.fake.common.info.size = 2 * DISK_BYTES + 4095;
+	f.fake.disk = realloc(f.fake.disk, 2 * DISK_BYTES + 4095);
+	assert_non_null(f.fake.disk);
+	assert_int_equal(vblk_device_set_capacity(&f.dev, f.fake.common.info.size), 0);
+	assert_int_equal(f.dev.capacity, 2 * DISK_SECTORS);
+	assert_int_equal(le64toh(f.dev.config.capacity), 2 * DISK_SECTORS);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_OUT, DISK_SECTORS, 4096, 0), VIRTIO_BLK_S_OK);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_IN, 2 * DISK_SECTORS - 8, 0, 4096),
+			 VIRTIO_BLK_S_OK);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_IN, 2 * DISK_SECTORS, 0, 4096),
+			 VIRTIO_BLK_S_IOERR);
+	end(&f);
+}
+
+static void test_read_only_later(void **state)
+{
+	struct fixture f;
+
+	(void)state;
+	begin(&f, &(struct setup){ 0 });
+	vblk_device_set_read_only(&f.dev, true);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_OUT, 0, 512, 0), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_FLUSH, 0, 0, 0), VIRTIO_BLK_S_OK);
+	vblk_device_set_read_only(&f.dev, false);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_OUT, 0, 512, 0), VIRTIO_BLK_S_OK);
+	end(&f);
+}
+
+/* Nothing new reaches the storage; what it has already is left to it. */
+static void test_failing(void **state)
+{
+	static const struct {
+		uint32_t type, out_data, in_data;
+		uint8_t status;
+	} table[] = {
+		{ VIRTIO_BLK_T_IN, 0, 512, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_OUT, 512, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_FLUSH, 0, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_DISCARD, 16, 0, VIRTIO_BLK_S_IOERR },
+		{ VIRTIO_BLK_T_GET_ID, 0, 20, VIRTIO_BLK_S_OK },
+	};
+	struct request before;
+	struct fixture f;
+	unsigned int i;
+
+	(void)state;
+	begin(&f, &(struct setup){ 0 });
+	before = make(&f, 5, VIRTIO_BLK_T_IN, 0, 0, 512);
+	add(&f, &before);
+	kick(&f);
+	assert_int_equal(f.fake.num_pending, 1);
+
+	vblk_device_set_failing(&f.dev, true);
+	for (i = 0; i < ARRAY_SIZE(table); i++) {
+		struct request r = make(&f, i, table[i].type, 0, table[i].out_data,
+					table[i].in_data);
+
+		add(&f, &r);
+		kick(&f);
+		assert_int_equal(reap(&f), 1);
+		assert_int_equal(status_of(&r), table[i].status);
+	}
+	assert_int_equal(f.fake.submitted, 1);
+	assert_false(before.done);
+	fake_backend_complete(&f.fake, 0, 0);
+	step(&f);
+	assert_int_equal(reap(&f), 1);
+	assert_int_equal(status_of(&before), VIRTIO_BLK_S_OK);
+
+	vblk_device_set_failing(&f.dev, false);
+	assert_int_equal(carry_out(&f, VIRTIO_BLK_T_IN, 0, 0, 512), VIRTIO_BLK_S_OK);
+	end(&f);
+}
+
 static uint64_t now_ns(void)
 {
 	struct timespec ts;
@@ -1528,6 +1635,9 @@ int main(void)
 		cmocka_unit_test(test_out_of_order),
 		cmocka_unit_test(test_notifications),
 		cmocka_unit_test(test_latency),
+		cmocka_unit_test(test_grow),
+		cmocka_unit_test(test_read_only_later),
+		cmocka_unit_test(test_failing),
 		cmocka_unit_test(test_late_arrival),
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_start_checks),

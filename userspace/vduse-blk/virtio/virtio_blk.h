@@ -3,8 +3,9 @@
  * virtio_blk.h: a virtio block device (virtio 1.2, 5.2) on top of a backend.
  *
  * struct vblk_device is what the driver sees of the disk as a whole: features
- * and configuration space. It is filled once and read-only afterwards, so all
- * queues share it without locks.
+ * and configuration space. All queues share it without locks: what changes after
+ * vblk_device_init() is changed by the main thread with the functions below, each
+ * in one store, and a request looks at it once.
  *
  * struct vblk_queue is one request queue. It belongs to one thread, the one
  * that runs its loop; every function below with a queue as its argument is
@@ -70,10 +71,11 @@ struct vblk_device_params {
  * @features: what to offer, VIRTIO_F_VERSION_1, VIRTIO_F_ACCESS_PLATFORM and the
  *	ring features included
  * @config: the configuration space, little-endian, to be shown as it is
- * @capacity: sectors of 512 bytes
+ * @capacity: sectors of 512 bytes; only ever grows
  * @block_size: logical block size in bytes; every request is a multiple of it
  * @backend_flags: BACKEND_F_* of the backend
  * @read_only: refuse whatever would change the disk
+ * @failing: fail everything that needs the storage
  * @id: for GET_ID
  */
 struct vblk_device {
@@ -83,6 +85,7 @@ struct vblk_device {
 	uint32_t block_size;
 	uint32_t backend_flags;
 	bool read_only;
+	bool failing;
 	char id[VBLK_ID_BYTES];
 };
 
@@ -96,6 +99,39 @@ struct vblk_device {
  */
 int vblk_device_init(struct vblk_device *dev, const struct vblk_device_params *params,
 		     struct error *e);
+
+/**
+ * vblk_device_set_capacity() - the storage has grown
+ * @dev: the disk
+ * @bytes: its new size; what is less than a block at the end is left out
+ *
+ * Requests may use the new part at once; tell the driver afterwards, through its
+ * transport. A disk never shrinks under its driver: what is no longer there fails
+ * in the backend.
+ *
+ * Context: the main thread, while queues run.
+ * Return: 0, or -EINVAL when it is not larger than before.
+ */
+int vblk_device_set_capacity(struct vblk_device *dev, uint64_t bytes);
+
+/**
+ * vblk_device_set_read_only() - refuse writes from now on, or no longer
+ * @dev: the disk
+ * @read_only: what a driver was told at the start (VIRTIO_BLK_F_RO) stays
+ *
+ * Context: the main thread, while queues run.
+ */
+void vblk_device_set_read_only(struct vblk_device *dev, bool read_only);
+
+/**
+ * vblk_device_set_failing() - fail requests from now on, or no longer
+ * @dev: the disk
+ * @failing: requests get an I/O error instead of the backend. What the backend
+ *	has already is not touched.
+ *
+ * Context: the main thread, while queues run.
+ */
+void vblk_device_set_failing(struct vblk_device *dev, bool failing);
 
 struct vblk_queue;
 

@@ -160,3 +160,24 @@ int vblk_device_init(struct vblk_device *dev, const struct vblk_device_params *p
 	fill_config(dev, params);
 	return 0;
 }
+
+int vblk_device_set_capacity(struct vblk_device *dev, uint64_t bytes)
+{
+	const uint64_t capacity = round_down(bytes, dev->block_size) >> VBLK_SECTOR_SHIFT;
+
+	if (capacity <= dev->capacity)
+		return -EINVAL;
+	dev->config.capacity = htole64(capacity);
+	WRITE_ONCE(dev->capacity, capacity);
+	return 0;
+}
+
+void vblk_device_set_read_only(struct vblk_device *dev, bool read_only)
+{
+	WRITE_ONCE(dev->read_only, read_only);
+}
+
+void vblk_device_set_failing(struct vblk_device *dev, bool failing)
+{
+	WRITE_ONCE(dev->failing, failing);
+}

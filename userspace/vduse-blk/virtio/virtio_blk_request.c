@@ -128,10 +128,11 @@ static void submit(struct vblk_request *req)
 static const char *check_extent(const struct vblk_device *dev, uint64_t sector, uint64_t count)
 {
 	const uint64_t mask = (dev->block_size >> VBLK_SECTOR_SHIFT) - 1;
+	const uint64_t capacity = READ_ONCE(dev->capacity);
 
 	if (unlikely(!count))
 		return "no data";
-	if (unlikely(sector > dev->capacity || count > dev->capacity - sector))
+	if (unlikely(sector > capacity || count > capacity - sector))
 		return "beyond the end of the disk";
 	if (unlikely((sector | count) & mask))
 		return "not aligned to the block size";
@@ -181,7 +182,7 @@ static void make_stable(struct vblk_request *req)
 static void start_write(struct vblk_request *req, uint64_t sector, const struct span *out)
 {
 	req->kind = VBLK_WRITE;
-	if (unlikely(req->queue->dev->read_only)) {
+	if (unlikely(READ_ONCE(req->queue->dev->read_only))) {
 		refuse(req, VIRTIO_BLK_S_IOERR, VIRTIO_BLK_T_OUT, sector, out->bytes,
 		       "the disk is read-only");
 		return;
@@ -294,7 +295,7 @@ static void start_ranges(struct vblk_request *req, uint32_t type, struct span *o
 	const char *why;
 
 	req->kind = discard ? VBLK_DISCARD : VBLK_WRITE_ZEROES;
-	if (dev->read_only) {
+	if (READ_ONCE(dev->read_only)) {
 		status = VIRTIO_BLK_S_IOERR;
 		why = "the disk is read-only";
 	} else if (!(dev->backend_flags & needed)) {
@@ -359,6 +360,11 @@ static void start_by_type(struct vblk_request *req, const struct virtio_blk_outh
 {
 	const uint32_t type = le32toh(header->type);
 
+	if (unlikely(READ_ONCE(req->queue->dev->failing)) && type != VIRTIO_BLK_T_GET_ID) {
+		refuse(req, VIRTIO_BLK_S_IOERR, type, le64toh(header->sector), out->bytes,
+		       "the storage is not waited for any more");
+		return;
+	}
 	switch (type) {
 	case VIRTIO_BLK_T_IN:
 		start_read(req, le64toh(header->sector), in);
