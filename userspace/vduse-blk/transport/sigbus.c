@@ -25,6 +25,7 @@
 
 struct guard {
 	_Atomic(uintptr_t) start;
+	atomic_size_t page_size;
 	atomic_size_t size;
 };
 
@@ -32,9 +33,10 @@ static struct guard guards[GUARD_MAX];
 static atomic_uint guards_used; /* slots from here on were never used */
 static pthread_mutex_t guards_lock = PTHREAD_MUTEX_INITIALIZER;
 static atomic_ulong hits;
-static uintptr_t page_size;
+static size_t default_page_size;
 
-static bool is_guarded(uintptr_t addr)
+/* Size of the page around a guarded address; 0 if it is not guarded. */
+static size_t guarded_page(uintptr_t addr)
 {
 	const unsigned int used = atomic_load_explicit(&guards_used, memory_order_acquire);
 	unsigned int i;
@@ -44,9 +46,9 @@ static bool is_guarded(uintptr_t addr)
 		uintptr_t start = atomic_load_explicit(&guards[i].start, memory_order_relaxed);
 
 		if (addr >= start && addr - start < size)
-			return true;
+			return atomic_load_explicit(&guards[i].page_size, memory_order_relaxed);
 	}
-	return false;
+	return 0;
 }
 
 static void handle_sigbus(int sig, siginfo_t *info, void *context)
@@ -54,12 +56,13 @@ static void handle_sigbus(int sig, siginfo_t *info, void *context)
 	static const char text[] =
 		"warning: memory that the driver named has vanished, replaced with an empty page\n";
 	const uintptr_t addr = (uintptr_t)info->si_addr;
+	const size_t page_size = guarded_page(addr);
 	const int saved = errno;
 	void *page = (void *)(addr & ~(page_size - 1));
 
 	(void)context;
 	/* Positive codes are faults; anything else was sent by somebody. */
-	if (info->si_code > 0 && is_guarded(addr) &&
+	if (info->si_code > 0 && page_size &&
 	    mmap(page, page_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
 		 -1, 0) != MAP_FAILED) {
 		if (!atomic_fetch_add(&hits, 1)) {
@@ -79,7 +82,7 @@ int sigbus_guard_install(struct error *e)
 {
 	struct sigaction action = { .sa_flags = SA_SIGINFO, .sa_sigaction = handle_sigbus };
 
-	page_size = (uintptr_t)sysconf(_SC_PAGESIZE);
+	default_page_size = (size_t)sysconf(_SC_PAGESIZE);
 	sigemptyset(&action.sa_mask);
 	if (sigaction(SIGBUS, &action, NULL))
 		return err_set_errno(e, errno, "install the SIGBUS handler");
@@ -87,6 +90,11 @@ int sigbus_guard_install(struct error *e)
 }
 
 int sigbus_guard_add(const void *vaddr, size_t size)
+{
+	return sigbus_guard_add_huge(vaddr, size, default_page_size);
+}
+
+int sigbus_guard_add_huge(const void *vaddr, size_t size, size_t page_size)
 {
 	unsigned int i, used;
 	int ret = -ENOSPC;
@@ -97,6 +105,7 @@ int sigbus_guard_add(const void *vaddr, size_t size)
 		if (i < used && atomic_load(&guards[i].size))
 			continue;
 		atomic_store_explicit(&guards[i].start, (uintptr_t)vaddr, memory_order_relaxed);
+		atomic_store_explicit(&guards[i].page_size, page_size, memory_order_relaxed);
 		atomic_store_explicit(&guards[i].size, size, memory_order_release);
 		if (i >= used)
 			atomic_store_explicit(&guards_used, i + 1, memory_order_release);

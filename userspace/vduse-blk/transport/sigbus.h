@@ -37,6 +37,18 @@ int sigbus_guard_install(struct error *e);
 int sigbus_guard_add(const void *vaddr, size_t size);
 
 /**
+ * sigbus_guard_add_huge() - the same for a mapping of huge pages
+ * @vaddr:	aligned to @page_size
+ * @size:	length in bytes
+ * @page_size:	what the mapping is made of: no smaller piece can be replaced
+ *
+ * Any thread.
+ *
+ * Return: 0, or -ENOSPC when too many ranges are guarded.
+ */
+int sigbus_guard_add_huge(const void *vaddr, size_t size, size_t page_size);
+
+/**
  * sigbus_guard_del() - a mapping is about to go
  * @vaddr:	as given to sigbus_guard_add()
  * @size:	likewise
