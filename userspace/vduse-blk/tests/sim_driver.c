@@ -31,14 +31,14 @@ static const struct iotlb_ops no_ops;
 static void lay_out(struct sim_driver *d)
 {
 	const unsigned int max = d->params.max_chain;
-	uint64_t next = SIM_IOVA;
+	uint64_t next = d->iova;
 
 	d->desc = take(&next, 16ull * d->num, 16);
 	d->driver = take(&next, 6 + 2ull * d->num, 4);
 	d->device = take(&next, 6 + 8ull * d->num, 4);
 	d->tables = take(&next, 16ull * max * d->num, 16);
 	d->data = take(&next, 0, 4096);
-	d->data_end = SIM_IOVA + d->params.arena_bytes;
+	d->data_end = d->iova + d->params.arena_bytes;
 	assert(d->data < d->data_end);
 
 	d->split_desc = sim_mem(d, d->desc);
@@ -52,13 +52,13 @@ static void lay_out(struct sim_driver *d)
 /* Rings and tables are in one mapping, buffers in one too or in small ones. */
 static void map_arena(struct sim_driver *d)
 {
-	struct iotlb_region r = { .iova = SIM_IOVA, .size = d->params.arena_bytes,
+	struct iotlb_region r = { .iova = d->iova, .size = d->params.arena_bytes,
 				  .perm = IOTLB_RW, .vaddr = d->arena };
-	const uint64_t end = SIM_IOVA + d->params.arena_bytes;
+	const uint64_t end = d->iova + d->params.arena_bytes;
 	int err;
 
 	if (d->params.region_bytes)
-		r.size = d->data - SIM_IOVA;
+		r.size = d->data - d->iova;
 	for (;;) {
 		err = iotlb_add(d->iotlb, &r);
 		assert(!err);
@@ -92,11 +92,13 @@ struct sim_driver *sim_create(const struct sim_params *params)
 	if (!d->params.arena_bytes)
 		d->params.arena_bytes = SIM_ARENA_BYTES;
 	d->num = params->num;
-	d->arena = aligned_alloc(4096, d->params.arena_bytes);
+	d->iova = params->iova ? params->iova : SIM_IOVA;
+	d->arena = params->arena ? params->arena : aligned_alloc(4096, d->params.arena_bytes);
 	d->slots = calloc(d->num, sizeof(*d->slots));
 	d->free_desc = calloc(d->num, sizeof(*d->free_desc));
 	assert(d->arena && d->slots && d->free_desc);
-	memset(d->arena, 0, d->params.arena_bytes);
+	if (!params->arena)
+		memset(d->arena, 0, d->params.arena_bytes);
 	lay_out(d);
 	for (i = 0; i < d->num; i++)
 		d->free_desc[i] = (uint16_t)(d->num - 1 - i);
@@ -120,7 +122,8 @@ void sim_destroy(struct sim_driver *d)
 	iotlb_destroy(d->iotlb);
 	free(d->free_desc);
 	free(d->slots);
-	free(d->arena);
+	if (!d->params.arena)
+		free(d->arena);
 	free(d);
 }
 
@@ -133,8 +136,8 @@ void sim_replace_device(struct sim_driver *d)
 
 void *sim_mem(const struct sim_driver *d, uint64_t iova)
 {
-	assert(iova >= SIM_IOVA && iova - SIM_IOVA < d->params.arena_bytes);
-	return d->arena + (iova - SIM_IOVA);
+	assert(iova >= d->iova && iova - d->iova < d->params.arena_bytes);
+	return d->arena + (iova - d->iova);
 }
 
 struct virtqueue_params sim_virtqueue_params(const struct sim_driver *d)

@@ -30,6 +30,8 @@ struct sim_params {
 	uint16_t start; /* split: index to begin with, to wrap around early */
 	unsigned int arena_bytes; /* 0: SIM_ARENA_BYTES */
 	unsigned int region_bytes; /* cut the buffers' memory into mappings; 0: one for all */
+	void *arena; /* zeroed memory of the caller's that stays its own; NULL: allocated */
+	uint64_t iova; /* where the device sees it; 0: SIM_IOVA */
 };
 
 struct sim_segment {
@@ -50,6 +52,7 @@ struct sim_driver {
 	struct sim_params params;
 	unsigned int num;
 	uint8_t *arena;
+	uint64_t iova;
 	uint64_t desc, driver, device; /* addresses of the rings */
 	uint64_t tables; /* one indirect table for each ring entry */
 	uint64_t data; /* free for buffers */
