@@ -34,8 +34,8 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* Memory shared with another thread, the kernel or a driver: exactly one access. */
-#define READ_ONCE(x)		 (*(const volatile __typeof__(x) *)&(x))
-#define WRITE_ONCE(x, v)	 (*(volatile __typeof__(x) *)&(x) = (v))
+#define READ_ONCE(x)		 __atomic_load_n(&(x), __ATOMIC_RELAXED)
+#define WRITE_ONCE(x, v)	 __atomic_store_n(&(x), v, __ATOMIC_RELAXED)
 
 #define PRINTF_FORMAT(fmt, args) __attribute__((format(printf, fmt, args)))
 

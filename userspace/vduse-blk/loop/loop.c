@@ -28,6 +28,19 @@
 
 #include "base/log.h"
 
+/*
+ * The kernel orders what a sender wrote before what the receiver of its message
+ * reads; ThreadSanitizer has to be told.
+ */
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define message_leaves(op)  __tsan_release(op)
+#define message_arrives(op) __tsan_acquire(op)
+#else
+#define message_leaves(op)  ((void)(op))
+#define message_arrives(op) ((void)(op))
+#endif
+
 #define DEFAULT_SQ_ENTRIES 256
 #define MSG_TAG		   1ULL
 #define HOOK_BUDGET	   256
@@ -260,6 +273,7 @@ static void post_msg(struct loop *from, struct loop_msg *msg)
 	/* Only a failure comes back to the sender. */
 	sqe->user_data = (uintptr_t)msg | MSG_TAG;
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	message_leaves(&msg->op);
 }
 
 void loop_send(struct loop *from, struct loop *to, struct loop_msg *msg, int value)
@@ -315,6 +329,7 @@ static void dispatch(struct loop *loop, uint64_t user_data, int res, uint32_t fl
 		return;
 	}
 	op = (void *)(uintptr_t)user_data;
+	message_arrives(op);
 	op->complete(op, res, flags);
 }
 

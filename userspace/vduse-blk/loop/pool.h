@@ -21,7 +21,7 @@ struct pool {
 	void *memory;
 	size_t stride;
 	unsigned int total;
-	unsigned int available;
+	unsigned int available; /* other threads may read it */
 };
 
 /**
@@ -52,7 +52,7 @@ static inline void *pool_get(struct pool *pool)
 
 	if (link) {
 		pool->free = link->next;
-		pool->available--;
+		WRITE_ONCE(pool->available, pool->available - 1);
 	}
 	return link;
 }
@@ -68,7 +68,7 @@ static inline void pool_put(struct pool *pool, void *object)
 
 	link->next = pool->free;
 	pool->free = link;
-	pool->available++;
+	WRITE_ONCE(pool->available, pool->available + 1);
 }
 
 #endif

@@ -36,7 +36,7 @@ int virtqueue_break(struct virtqueue *vq, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	vq->broken = true;
+	WRITE_ONCE(vq->broken, true);
 	return err_set(&vq->error, EIO, "%s", text);
 }
 
