@@ -37,6 +37,7 @@
 enum command {
 	COMMAND_START,
 	COMMAND_STOP,
+	COMMAND_UPDATE,
 	COMMAND_QUERY,
 	COMMAND_QUIT,
 };
@@ -60,6 +61,7 @@ struct queue_thread {
 	enum command command;
 	uint64_t features;
 	bool fresh;
+	bool forget;
 	uint64_t first, last;
 	struct virtqueue_state state;
 	queue_thread_done *done;
@@ -86,6 +88,16 @@ static void finish_stop(struct queue_thread *q)
 	report(q, 0);
 }
 
+/* Whoever gave us the descriptor must not be able to make us spin. */
+static bool can_watch(struct queue_thread *q, int res)
+{
+	if (res >= 0 && !(res & (POLLERR | POLLHUP | POLLNVAL)))
+		return true;
+	log_error("virtqueue %u: its kicks cannot be watched any more: %s", q->params.index,
+		  res < 0 ? strerror(-res) : "the descriptor is broken");
+	return false;
+}
+
 static void watch_kicks(struct queue_thread *q)
 {
 	q->watching = true;
@@ -102,10 +114,8 @@ static void kicked(struct loop_op *op, int res, uint32_t cqe_flags)
 			finish_stop(q);
 			return;
 		}
-		if (res < 0)
-			log_error_ratelimited("virtqueue %u: watch for kicks: %s",
-					      q->params.index, strerror(-res));
-		watch_kicks(q);
+		if (can_watch(q, res))
+			watch_kicks(q);
 	}
 	if (res > 0)
 		vblk_queue_kick(q->vblk);
@@ -171,6 +181,12 @@ static void ordered(struct loop_op *op, int res, uint32_t cqe_flags)
 		break;
 	case COMMAND_STOP:
 		vblk_queue_stop(q->vblk, drained, q);
+		break;
+	case COMMAND_UPDATE:
+		q->params.ops->update(q->params.opaque);
+		if (q->forget)
+			iotlb_invalidate(q->iotlb, 0, UINT64_MAX);
+		report(q, 0);
 		break;
 	case COMMAND_QUERY:
 		vblk_queue_state(q->vblk, &q->state);
@@ -283,6 +299,13 @@ void queue_thread_stop(struct queue_thread *q, uint64_t first, uint64_t last,
 	q->first = first;
 	q->last = last;
 	command(q, COMMAND_STOP, done, opaque);
+}
+
+void queue_thread_update(struct queue_thread *q, bool forget, queue_thread_done *done,
+			 void *opaque)
+{
+	q->forget = forget;
+	command(q, COMMAND_UPDATE, done, opaque);
 }
 
 void queue_thread_query(struct queue_thread *q, queue_thread_done *done, void *opaque)

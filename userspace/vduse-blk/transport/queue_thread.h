@@ -45,6 +45,8 @@ struct queue_thread_setup {
  *		transport calls queue_thread_stopped() once it has nothing under
  *		way on this queue's loop, perhaps from inside. Called at every
  *		stop, also of a queue that did not run
+ * @update:	take over settings that the main thread has changed; may be NULL
+ *		when queue_thread_update() is not used
  * @vblk:	calls from the virtio-blk core
  * @iotlb:	how addresses are mapped
  *
@@ -54,6 +56,7 @@ struct queue_thread_ops {
 	int (*prepare)(void *opaque, bool fresh, struct queue_thread_setup *setup);
 	void (*started)(void *opaque, bool fresh);
 	void (*stopped)(void *opaque);
+	void (*update)(void *opaque);
 	struct vblk_transport_ops vblk;
 	struct iotlb_ops iotlb;
 };
@@ -135,6 +138,17 @@ void queue_thread_start(struct queue_thread *q, uint64_t features, bool fresh,
  */
 void queue_thread_stop(struct queue_thread *q, uint64_t first, uint64_t last,
 		       queue_thread_done *done, void *opaque);
+
+/**
+ * queue_thread_update() - command: let the transport take new settings over
+ * @q:		the queue, in any state; it goes on meanwhile
+ * @forget:	then forget all mappings; what requests in flight use stays mapped
+ *		until they are done
+ * @done:	called once
+ * @opaque:	its argument
+ */
+void queue_thread_update(struct queue_thread *q, bool forget, queue_thread_done *done,
+			 void *opaque);
 
 /**
  * queue_thread_query() - command: where is the queue in its ring?
