@@ -2,11 +2,16 @@
 /*
  * Attaching and detaching, on a thread of its own.
  *
+ * The thread may hang in the kernel when the process is killed, with the files of
+ * the process open: then the device would stay busy and the runtime folder locked
+ * for whoever comes next. So it has a table of its own with nothing in it.
+ *
  * The thread owns the job from start to the write to the eventfd; the main
  * loop, which polls it, then joins the thread and owns the job again.
  */
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -31,15 +36,18 @@ static void attach(struct attach_job *job)
 {
 	const char *driver = driver_of(job->bind);
 
-	job->error = vdpa_dev_add(job->name, &job->text);
-	if (job->error)
-		return;
+	if (!job->attached) {
+		job->error = vdpa_dev_add(job->name, &job->text);
+		if (job->error)
+			return;
+	}
 
 	job->error = vdpa_bind(job->name, driver, &job->text);
 	if (!job->error)
 		job->error = vdpa_wait_path(job->name, driver, PATH_WAIT_MS, job->path,
 					    sizeof(job->path), &job->text);
-	if (job->error)
+	/* With a driver's requests in its log, it is not ours to throw away. */
+	if (job->error && !job->attached)
 		vdpa_dev_del(job->name, NULL);
 }
 
@@ -57,6 +65,16 @@ static void detach(struct attach_job *job)
 		job->error = 0;
 }
 
+/* Standard input, output and error stay, the latter for the log. */
+static void close_files(int but)
+{
+	if (unshare(CLONE_FILES))
+		return;
+	if (but > 3)
+		close_range(3, (unsigned int)but - 1, 0);
+	close_range((unsigned int)but + 1, ~0u, 0);
+}
+
 static void *thread_main(void *opaque)
 {
 	struct attach_job *job = opaque;
@@ -64,6 +82,7 @@ static void *thread_main(void *opaque)
 	ssize_t ignored;
 
 	pthread_setname_np(pthread_self(), "attach");
+	close_files(job->event_fd);
 	privileges_raise();
 	job->work(job);
 	ignored = write(job->event_fd, &one, sizeof(one));

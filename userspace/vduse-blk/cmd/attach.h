@@ -18,18 +18,20 @@
  * @loop:	loop of the thread that wants to know
  * @name:	device name
  * @bind:	bus driver wanted
+ * @attached:	a predecessor has attached it: bind it if it did not come that far
  * @done:	called on @loop when it is over
  * @error:	outcome, 0 or -errno
  * @text:	why it failed
  * @path:	after attaching: the device it made
  *
- * The first four are set by the caller, who leaves the struct alone until
+ * The first five are set by the caller, who leaves the struct alone until
  * @done. The rest is private.
  */
 struct attach_job {
 	struct loop *loop;
 	const char *name;
 	enum bind_target bind;
+	bool attached;
 	void (*done)(struct attach_job *job);
 	int error;
 	struct error text;

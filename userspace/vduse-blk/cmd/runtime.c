@@ -16,6 +16,8 @@
 
 #include "base/util.h"
 #include "cmd/runtime.h"
+#include "transport/vduse_dev.h"
+#include "transport/vduse_log.h"
 
 #define LOCK_NAME	"lock"
 #define ATTEMPTS	16
@@ -118,9 +120,12 @@ void runtime_release(struct runtime *r)
 	auto_close int root_fd = open(r->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	unlinkat(r->dir_fd, RUNTIME_CONTROL_SOCKET, 0);
-	unlinkat(r->dir_fd, LOCK_NAME, 0);
-	if (root_fd >= 0)
-		unlinkat(root_fd, r->name, AT_REMOVEDIR);
+	if (!r->keep && !vduse_dev_exists(r->name)) {
+		unlinkat(r->dir_fd, VDUSE_LOG_NAME, 0);
+		unlinkat(r->dir_fd, LOCK_NAME, 0);
+		if (root_fd >= 0)
+			unlinkat(root_fd, r->name, AT_REMOVEDIR);
+	}
 	close(r->lock_fd);
 	close(r->dir_fd);
 	free(r->root);

@@ -8,7 +8,10 @@
  *		holds its process ID as text
  *	control	UNIX socket; see control_socket.h
  *
- * The lock is what counts: a folder without a locked file is left over.
+ *	inflight  log of requests in flight; see vduse_log.h
+ *
+ * The lock is what counts: a folder without a locked file is left over. It stays
+ * as long as its VDUSE device does: a successor needs the log.
  */
 #ifndef VDUSE_BLK_CMD_RUNTIME_H
 #define VDUSE_BLK_CMD_RUNTIME_H
@@ -28,12 +31,14 @@
  * @name:	of the device
  * @dir_fd:	the folder
  * @lock_fd:	its lock file
+ * @keep:	leave it to a successor, whatever became of the device
  */
 struct runtime {
 	char *root;
 	char *name;
 	int dir_fd;
 	int lock_fd;
+	bool keep;
 };
 
 /**
@@ -51,9 +56,10 @@ int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 		    struct runtime *ret_runtime, struct error *e);
 
 /**
- * runtime_release() - remove the folder and unlock
+ * runtime_release() - unlock, and remove the folder unless a successor needs it
  * @r: acquired
  *
+ * It does when the device is still there, or when @r->keep is set.
  * What the account may not remove any more is left behind, unlocked.
  */
 void runtime_release(struct runtime *r);

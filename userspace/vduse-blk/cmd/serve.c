@@ -4,6 +4,7 @@
  *
  *	runtime folder and lock, control device	as root
  *	identity of --user
+ *	device of a killed predecessor		serve_find_predecessor()
  *	storage					backend_open(): sizes, features
  *	VDUSE device, queue threads		vduse_create()
  *	main loop: control messages, control socket, signals
@@ -81,6 +82,10 @@ static int create_device(struct serve *s, struct error *e)
 		.nqueues = s->options.queues,
 		.queue_size = s->options.queue_size,
 		.bounce_size = serve_plan_bounce(&s->options).size,
+		.dir_fd = s->runtime.dir_fd,
+		.recovery = s->recovery,
+		.failed = serve_not_recovered,
+		.opaque = s,
 		.loop = s->loop,
 		.thread_init = privileges_forget,
 	};
@@ -126,6 +131,7 @@ static int run_device(struct serve *s, struct error *e)
 		.loop = s->loop,
 		.name = s->options.name,
 		.bind = s->options.bind,
+		.attached = s->recovery != NULL,
 	};
 	serve_begin_attach(s);
 	if (!s->exit_status)
@@ -212,9 +218,12 @@ static int serve(struct serve *s, struct error *e)
 	err = loop_create(&(struct loop_params) { .name = "main" }, &s->loop, e);
 	if (err)
 		goto unprepare;
-	err = serve_open_storage(s, e);
+	err = serve_find_predecessor(s, e);
 	if (err)
 		goto destroy_loop;
+	err = serve_open_storage(s, e);
+	if (err)
+		goto free_recovery;
 	err = serve_open_signals(s, e);
 	if (err)
 		goto close_storage;
@@ -225,6 +234,8 @@ static int serve(struct serve *s, struct error *e)
 	close(s->signal_fd);
 close_storage:
 	backend_close(s->backend);
+free_recovery:
+	vduse_recovery_free(s->recovery);
 destroy_loop:
 	loop_destroy(s->loop);
 unprepare:

@@ -5,6 +5,7 @@
  *
  *	serve.c		from the command line to the main loop and back
  *	serve_storage.c	opening the storage, and the disk that is made of it
+ *	serve_recover.c	going on with the device of a killed daemon
  *	serve_end.c	attaching, detaching, signals
  *	serve_control.c	what the control socket asks for
  *	serve_status.c	the document that "status" shows
@@ -21,6 +22,7 @@
 #include "cmd/runtime.h"
 #include "cmd/control_socket.h"
 #include "transport/transport.h"
+#include "transport/vduse_recovery.h"
 
 enum serve_state {
 	SERVE_STARTING,
@@ -36,6 +38,7 @@ struct serve {
 	struct backend *backend;
 	struct vblk_device disk;
 	struct loop *loop;
+	struct vduse_recovery *recovery; /* a killed predecessor's device; NULL: none */
 	struct transport *transport;
 	struct control_server *control;
 	int socket_fd; /* @control's, once that is open */
@@ -88,6 +91,26 @@ int serve_open_storage(struct serve *s, struct error *e);
  * Return: static text.
  */
 const char *serve_state_name(enum serve_state state);
+
+/**
+ * serve_find_predecessor() - look for a device whose daemon was killed
+ * @s:	with its options and its runtime folder
+ * @e:	error text
+ *
+ * Comes before the storage is opened: that is told what may still be written.
+ *
+ * Return: 0 or -errno.
+ */
+int serve_find_predecessor(struct serve *s, struct error *e);
+
+/**
+ * serve_not_recovered() - the device turned out not to be one to go on with
+ * @opaque:	struct serve
+ * @e:		why
+ *
+ * Ends the main loop.
+ */
+void serve_not_recovered(void *opaque, const struct error *e);
 
 /**
  * serve_describe() - the status document

@@ -54,6 +54,10 @@ static void attached(struct attach_job *job)
 		fail(s, &job->text);
 		return;
 	}
+	if (s->exit_status) {
+		loop_stop(s->loop);
+		return;
+	}
 	privileges_settle();
 	memcpy(s->path, job->path, sizeof(s->path));
 	ready(s);

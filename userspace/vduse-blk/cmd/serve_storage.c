@@ -44,6 +44,8 @@ int serve_open_storage(struct serve *s, struct error *e)
 		.queue_depth = s->options.queue_size,
 		.tunables = s->options.tunables.backend,
 		.replay_log = s->options.replay_log,
+		.prior_writes = s->recovery ? s->recovery->writes : NULL,
+		.prior_writes_n = s->recovery ? s->recovery->num_writes : 0,
 	};
 	struct vblk_device_params params = {
 		.num_queues = s->options.queues,

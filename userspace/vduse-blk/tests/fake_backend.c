@@ -22,7 +22,8 @@ static void fake_submit(struct backend_queue *queue, struct backend_request *req
 		assert(!req->flags);
 		break;
 	case BACKEND_WRITE:
-		assert(!(flags & BACKEND_F_READ_ONLY) && !(req->flags & ~BACKEND_REQ_FUA));
+		assert(!(flags & BACKEND_F_READ_ONLY) &&
+		       !(req->flags & ~(BACKEND_REQ_FUA | BACKEND_REQ_RESUBMIT)));
 		break;
 	case BACKEND_FLUSH:
 		assert(flags & BACKEND_F_FLUSH && !req->flags && !req->length);

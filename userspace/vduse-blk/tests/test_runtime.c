@@ -18,6 +18,7 @@
 
 #include "base/util.h"
 #include "cmd/runtime.h"
+#include "transport/vduse_log.h"
 
 static char root[64];
 
@@ -110,12 +111,35 @@ static void test_symlink_is_not_followed(void **state)
 	assert_int_equal(unlink(path), 0);
 }
 
+/* The folder of a device that a successor will want stays, with the log in it. */
+static void test_kept(void **state)
+{
+	struct runtime r;
+	struct error e;
+	struct stat st;
+	int fd;
+
+	(void)state;
+	assert_int_equal(acquire("d3", &r, &e), 0);
+	fd = openat(r.dir_fd, VDUSE_LOG_NAME, O_CREAT | O_RDWR, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+	r.keep = true;
+	runtime_release(&r);
+
+	assert_int_equal(acquire("d3", &r, &e), 0);
+	assert_false(r.keep);
+	assert_int_equal(fstatat(r.dir_fd, VDUSE_LOG_NAME, &st, 0), 0);
+	runtime_release(&r);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_one_at_a_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_killed_predecessor, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_symlink_is_not_followed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_kept, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("runtime", tests, NULL, NULL);

@@ -26,7 +26,7 @@ struct owner {
 	struct vduse_messages m;
 	bool features_bad;
 	bool hold; /* do not answer from inside the call */
-	unsigned int starts, fresh_starts, stops, queries, answers;
+	unsigned int starts, fresh_starts, adopted_starts, stops, queries, answers;
 	uint64_t first, last; /* of the last stop */
 	struct vduse_dev_response response;
 	uint32_t next_id;
@@ -42,12 +42,13 @@ static bool features_ok(struct vduse_messages *m)
 	return !owner_of(m)->features_bad;
 }
 
-static void start(struct vduse_messages *m, bool fresh)
+static void start(struct vduse_messages *m, enum vduse_start how)
 {
 	struct owner *o = owner_of(m);
 
 	o->starts++;
-	o->fresh_starts += fresh;
+	o->fresh_starts += how == VDUSE_START_FRESH;
+	o->adopted_starts += how == VDUSE_START_ADOPT;
 	if (!o->hold)
 		vduse_messages_start_done(m, 0);
 }
@@ -346,6 +347,128 @@ static void test_unknown_type(void **state)
 	expect_answer(&o, false);
 }
 
+/* Nothing waits: the queues go on where the log says. */
+static void test_adopt(void **state)
+{
+	struct owner o;
+
+	(void)state;
+	init(&o);
+	vduse_messages_adopt(&o.m, S_OK);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_ADOPTED);
+	assert_int_equal(o.starts, 0);
+	o.hold = true;
+	vduse_messages_start_adopted(&o.m);
+	assert_true(vduse_messages_busy(&o.m));
+	assert_int_equal(o.adopted_starts, 1);
+	vduse_messages_start_done(&o.m, 0);
+	assert_false(vduse_messages_busy(&o.m));
+	assert_int_equal(o.answers, 0);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_RUNNING);
+	assert_int_equal(o.m.status, S_OK);
+	o.hold = false;
+	vduse_messages_start_adopted(&o.m);
+	assert_int_equal(o.starts, 1);
+
+	update_iotlb(&o, 0, 1);
+	expect_answer(&o, true);
+	assert_int_equal(o.starts, 2);
+	assert_int_equal(o.adopted_starts, 1);
+	assert_int_equal(o.fresh_starts, 0);
+}
+
+/* A driver that was not ready, or had given up, has nothing in flight. */
+static void test_adopt_not_running(void **state)
+{
+	struct owner o;
+
+	(void)state;
+	init(&o);
+	vduse_messages_adopt(&o.m, S_FEATURES);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_STOPPED);
+	vduse_messages_start_adopted(&o.m);
+	assert_int_equal(o.starts, 0);
+	set_status(&o, S_OK);
+	expect_answer(&o, true);
+	assert_int_equal(o.fresh_starts, 1);
+
+	init(&o);
+	vduse_messages_adopt(&o.m, S_OK | VIRTIO_CONFIG_S_FAILED);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_STOPPED);
+}
+
+/* The driver was reset while nobody served it: its rings are gone. */
+static void test_adopt_reset_waits(void **state)
+{
+	struct owner o;
+
+	(void)state;
+	init(&o);
+	vduse_messages_adopt(&o.m, S_OK);
+	set_status(&o, 0);
+	expect_answer(&o, true);
+	vduse_messages_start_adopted(&o.m);
+	assert_int_equal(o.starts, 0);
+	bring_up(&o);
+	assert_int_equal(o.fresh_starts, 1);
+	assert_int_equal(o.adopted_starts, 0);
+
+	init(&o);
+	vduse_messages_adopt(&o.m, S_OK);
+	set_status(&o, S_OK | VIRTIO_CONFIG_S_FAILED);
+	expect_answer(&o, true);
+	vduse_messages_start_adopted(&o.m);
+	assert_int_equal(o.starts, 0);
+}
+
+/* What the dead process had not answered comes again; it starts nothing twice. */
+static void test_adopt_asked_again(void **state)
+{
+	struct owner o;
+
+	(void)state;
+	init(&o);
+	vduse_messages_adopt(&o.m, S_OK);
+	set_status(&o, S_OK);
+	expect_answer(&o, true);
+	update_iotlb(&o, 0, UINT64_MAX);
+	expect_answer(&o, true);
+	assert_int_equal(o.stops, 0);
+	assert_int_equal(o.starts, 0);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_ADOPTED);
+
+	/* The position in a ring is known once the queues have begun. */
+	o.hold = true;
+	request(&o, (struct vduse_dev_request) { .type = VDUSE_GET_VQ_STATE });
+	assert_int_equal(o.adopted_starts, 1);
+	assert_int_equal(o.queries, 0);
+	o.hold = false;
+	vduse_messages_start_done(&o.m, 0);
+	expect_answer(&o, true);
+	assert_int_equal(o.queries, 1);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_RUNNING);
+}
+
+/* The log is left for another try. */
+static void test_adopt_failure(void **state)
+{
+	struct owner o;
+
+	(void)state;
+	init(&o);
+	vduse_messages_adopt(&o.m, S_OK);
+	o.hold = true;
+	vduse_messages_start_adopted(&o.m);
+	vduse_messages_start_done(&o.m, -EINVAL);
+	assert_false(vduse_messages_busy(&o.m));
+	assert_int_equal(o.answers, 0);
+	assert_int_equal(o.m.phase, VDUSE_PHASE_ADOPTED);
+	assert_int_equal(o.m.status, S_OK);
+	request(&o, (struct vduse_dev_request) { .type = VDUSE_GET_VQ_STATE });
+	vduse_messages_start_done(&o.m, -EINVAL);
+	expect_answer(&o, false);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -361,6 +484,11 @@ int main(void)
 		cmocka_unit_test(test_iotlb_while_stopped),
 		cmocka_unit_test(test_vq_state),
 		cmocka_unit_test(test_unknown_type),
+		cmocka_unit_test(test_adopt),
+		cmocka_unit_test(test_adopt_not_running),
+		cmocka_unit_test(test_adopt_reset_waits),
+		cmocka_unit_test(test_adopt_asked_again),
+		cmocka_unit_test(test_adopt_failure),
 	};
 
 	return cmocka_run_group_tests_name("vduse_messages", tests, NULL, NULL);

@@ -1605,8 +1605,13 @@ static void test_recovery(void **state)
 		if (vblk_queue_start(f.q, &f.start, &e))
 			fail_msg("%s", e.text);
 		assert_int_equal(f.fake.num_pending, ARRAY_SIZE(order));
-		for (i = 0; i < ARRAY_SIZE(order); i++)
+		for (i = 0; i < ARRAY_SIZE(order); i++) {
+			bool writes = order[i] == BACKEND_WRITE || order[i] == BACKEND_DISCARD;
+
 			assert_int_equal(f.fake.pending[i]->op, order[i]);
+			assert_int_equal(f.fake.pending[i]->flags & BACKEND_REQ_RESUBMIT,
+					 writes ? BACKEND_REQ_RESUBMIT : 0);
+		}
 		run(&f);
 		for (i = 0; i < ARRAY_SIZE(r); i++)
 			assert_int_equal(status_of(&r[i]), VIRTIO_BLK_S_OK);

@@ -7,6 +7,14 @@
  * asks for queues to be started, stopped and so on; that is fanned out as one
  * command to each queue thread, and the last report completes it. Only one
  * fan-out is ever under way, since only one request is.
+ *
+ * The log (vduse_log.h) follows what the kernel is told: the header is written
+ * just before an answer that changes the status, so a successor that gets the
+ * same message again, unanswered, finds it done and says so again. The logs of
+ * the queues are emptied when the driver starts anew.
+ *
+ * A device that a killed process left is adopted: messages that wait come first,
+ * for one may be a reset, then the queues start from their logs.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -22,8 +30,10 @@
 #include "transport/sigbus.h"
 #include "transport/vduse.h"
 #include "transport/vduse_dev.h"
+#include "transport/vduse_log.h"
 #include "transport/vduse_messages.h"
 #include "transport/vduse_queue.h"
+#include "transport/vduse_recovery.h"
 
 /*
  * Between our answer to DRIVER_OK and the kernel taking note of it an interrupt
@@ -42,6 +52,10 @@ struct vduse {
 	bool closing; /* close_vduse() runs the loop until nothing is under way */
 	bool abandoned;
 	uint64_t features;
+	struct vduse_log *log;
+	struct vduse_log_facts facts; /* what the log says, or shall with the next answer */
+	struct error why; /* an adopted device cannot be gone on with */
+	bool created; /* vduse_create() has returned */
 
 	/* A driver has yet to hear that the configuration space changed. */
 	bool config_untold;
@@ -54,7 +68,10 @@ struct vduse {
 	void (*fan_done)(struct vduse *v, int error);
 
 	unsigned int nqueues; /* that exist */
-	struct vduse_queue *queues[];
+	struct vduse_slot {
+		struct vduse_queue *queue;
+		struct inflight *log;
+	} slots[];
 };
 
 static struct vduse *from_messages(struct vduse_messages *m)
@@ -94,7 +111,8 @@ static void stop_queues(struct vduse *v, uint64_t first, uint64_t last,
 
 	fan_begin(v, done);
 	for (i = 0; i < v->nqueues; i++)
-		queue_thread_stop(vduse_queue_thread(v->queues[i]), first, last, fan_report, v);
+		queue_thread_stop(vduse_queue_thread(v->slots[i].queue), first, last, fan_report,
+				  v);
 }
 
 /* Configuration space */
@@ -166,15 +184,47 @@ static void queues_stopped(struct vduse *v, int error)
 	vduse_messages_stop_done(&v->messages);
 }
 
+static void not_adopted(struct vduse *v)
+{
+	if (!v->why.errnum)
+		err_set(&v->why, EIO, "its virtqueues cannot be served, see above");
+	vduse_recovery_advice(&v->why, v->params.name);
+	if (v->closing)
+		loop_stop(v->params.loop);
+	else if (v->created)
+		v->params.failed(v->params.opaque, &v->why);
+}
+
 /* Some queues run, some could not: none shall. */
 static void stopped_after_failure(struct vduse *v, int error)
 {
+	const bool adopting = v->messages.adopting;
+
 	(void)error;
 	vduse_messages_start_done(&v->messages, -EIO);
+	if (adopting)
+		not_adopted(v);
+}
+
+static void listen_or_start(struct vduse *v);
+
+/* No answer to a message follows the start of an adopted device. */
+static void adopted(struct vduse *v)
+{
+	struct error e = ERROR_INIT;
+
+	if (config_changed(&v->transport, &e))
+		log_error("%s", e.text);
+	if (v->closing)
+		loop_stop(v->params.loop);
+	else if (!vduse_messages_busy(&v->messages) && !v->polling)
+		listen_or_start(v);
 }
 
 static void queues_started(struct vduse *v, int error)
 {
+	const bool adopting = v->messages.adopting;
+
 	if (error) {
 		stop_queues(v, 1, 0, stopped_after_failure);
 		return;
@@ -182,21 +232,81 @@ static void queues_started(struct vduse *v, int error)
 	log_info("%s: driver is ready, features %#" PRIx64 "%s", v->params.name, v->features,
 		 v->features & (1ULL << VIRTIO_F_RING_PACKED) ? ", packed rings" : "");
 	vduse_messages_start_done(&v->messages, 0);
-	if (v->config_untold) {
+	if (adopting) {
+		adopted(v);
+	} else if (v->config_untold) {
 		v->config_retries = 0;
 		loop_timer_arm(v->params.loop, &v->config_timer, CONFIG_IRQ_RETRY_MS);
 	}
 }
 
-static void start(struct vduse_messages *m, bool fresh)
+/* The driver begins: nothing is in flight, and a successor shall know its rings. */
+static int begin_log(struct vduse *v)
+{
+	unsigned int i;
+
+	for (i = 0; i < v->nqueues; i++) {
+		struct vduse_vq_info info;
+		int err = vduse_dev_vq_info(v->fd, i, &info);
+
+		if (err)
+			return err;
+		v->facts.queues[i] = (struct vduse_log_queue) {
+			.desc = info.desc_addr,
+			.driver = info.driver_addr,
+			.device = info.device_addr,
+			.num = info.num,
+			.ready = info.ready,
+		};
+		inflight_forget(v->slots[i].log);
+	}
+	return 0;
+}
+
+/* No reset is waiting to be read, so the rings have to be those of the log. */
+static int check_adopted(struct vduse *v)
+{
+	uint64_t features;
+	unsigned int i;
+	int err;
+
+	err = vduse_dev_features(v->fd, &features);
+	if (err)
+		return err_set_errno(&v->why, -err, "read the negotiated features");
+	if (features != v->facts.features)
+		return err_set(&v->why, ESTALE, "the driver uses features %#" PRIx64
+			       ", the log of requests in flight is about %#" PRIx64, features,
+			       v->facts.features);
+	for (i = 0; i < v->nqueues; i++) {
+		err = vduse_recovery_matches(&v->facts.queues[i], v->fd, i);
+		if (err < 0)
+			return err_set_errno(&v->why, -err, "read the set-up of virtqueue %u", i);
+		if (!err)
+			return err_set(&v->why, ESTALE, "virtqueue %u is not the one that the log"
+				       " of requests in flight is about", i);
+		vduse_queue_announce(v->slots[i].queue);
+	}
+	return 0;
+}
+
+static void start(struct vduse_messages *m, enum vduse_start how)
 {
 	struct vduse *v = from_messages(m);
 	unsigned int i;
+	int err = 0;
 
+	if (how == VDUSE_START_FRESH)
+		err = begin_log(v);
+	else if (how == VDUSE_START_ADOPT)
+		err = check_adopted(v);
+	if (err) {
+		stopped_after_failure(v, err);
+		return;
+	}
 	fan_begin(v, queues_started);
 	for (i = 0; i < v->nqueues; i++)
-		queue_thread_start(vduse_queue_thread(v->queues[i]), v->features, fresh,
-				   fan_report, v);
+		queue_thread_start(vduse_queue_thread(v->slots[i].queue), v->features,
+				   how != VDUSE_START_RESUME, fan_report, v);
 }
 
 static void stop(struct vduse_messages *m, uint64_t first, uint64_t last)
@@ -225,13 +335,33 @@ static void vq_state(struct vduse_messages *m, uint32_t index)
 {
 	struct vduse *v = from_messages(m);
 
-	queue_thread_query(vduse_queue_thread(v->queues[index]), queue_answered, v);
+	queue_thread_query(vduse_queue_thread(v->slots[index].queue), queue_answered, v);
 }
 
 static void listen_for_messages(struct vduse *v)
 {
 	v->polling = true;
 	io_uring_prep_poll_add(loop_sqe(v->params.loop, &v->poll_op), v->fd, POLLIN);
+}
+
+/* The next message; or, when none waits, the queues of an adopted device. */
+static void listen_or_start(struct vduse *v)
+{
+	struct pollfd p = { .fd = v->fd, .events = POLLIN };
+
+	if (v->messages.phase == VDUSE_PHASE_ADOPTED && !poll(&p, 1, 0))
+		vduse_messages_start_adopted(&v->messages);
+	else
+		listen_for_messages(v);
+}
+
+static void write_log(struct vduse *v)
+{
+	if (v->facts.status == v->messages.status)
+		return;
+	v->facts.status = v->messages.status;
+	v->facts.features = v->features;
+	vduse_log_write(v->log, &v->facts);
 }
 
 static void respond(struct vduse_messages *m, const struct vduse_dev_response *response)
@@ -241,6 +371,7 @@ static void respond(struct vduse_messages *m, const struct vduse_dev_response *r
 
 	if (v->abandoned)
 		return;
+	write_log(v);
 	n = write(v->fd, response, sizeof(*response));
 	/* The kernel gave up waiting: it has drawn its conclusions already. */
 	if (n < 0 && errno == ENOENT)
@@ -252,7 +383,7 @@ static void respond(struct vduse_messages *m, const struct vduse_dev_response *r
 	if (v->closing)
 		loop_stop(v->params.loop);
 	else if (!v->polling)
-		listen_for_messages(v);
+		listen_or_start(v);
 }
 
 static const struct vduse_messages_ops message_ops = {
@@ -338,10 +469,18 @@ static int create_queues(struct vduse *v, struct error *e)
 			.main = v->params.loop,
 			.thread_init = v->params.thread_init,
 		};
+		struct vduse_slot *slot = &v->slots[i];
+		size_t bytes;
+		void *region = vduse_log_region(v->log, i, &bytes);
 
-		err = vduse_queue_create(&params, v->fd, &v->queues[i], e);
+		err = inflight_create(region, bytes, v->params.queue_size, &slot->log, e);
 		if (err)
 			return err;
+		err = vduse_queue_create(&params, v->fd, slot->log, &slot->queue, e);
+		if (err) {
+			inflight_destroy(slot->log);
+			return err;
+		}
 		v->nqueues++;
 	}
 	return 0;
@@ -349,8 +488,12 @@ static int create_queues(struct vduse *v, struct error *e)
 
 static void destroy_queues(struct vduse *v)
 {
-	while (v->nqueues)
-		vduse_queue_destroy(v->queues[--v->nqueues]);
+	while (v->nqueues) {
+		struct vduse_slot *slot = &v->slots[--v->nqueues];
+
+		vduse_queue_destroy(slot->queue);
+		inflight_destroy(slot->log);
+	}
 }
 
 static void stopped_for_good(struct vduse *v, int error)
@@ -373,6 +516,7 @@ static int close_vduse(struct transport *t, struct error *e)
 	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
 	loop_run(v->params.loop);
 	destroy_queues(v);
+	vduse_log_close(v->log);
 
 	close(v->fd);
 	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
@@ -409,7 +553,7 @@ static void status(const struct transport *t, struct transport_status *ret_statu
 
 static struct queue_thread *queue(const struct transport *t, unsigned int index)
 {
-	return vduse_queue_thread(from_transport(t)->queues[index]);
+	return vduse_queue_thread(from_transport(t)->slots[index].queue);
 }
 
 static const struct transport_ops vduse_transport_ops = {
@@ -421,9 +565,23 @@ static const struct transport_ops vduse_transport_ops = {
 	.config_changed = config_changed,
 };
 
-int vduse_create(const struct vduse_params *params, struct transport **ret_transport,
-		 struct error *e)
+static struct vduse_log_facts facts_of(const struct vduse_params *params)
 {
+	struct vduse_log_facts facts = {
+		.offered = params->disk->features,
+		.capacity = params->disk->capacity,
+		.block_size = params->disk->block_size,
+		.num_queues = params->nqueues,
+		.queue_size = params->queue_size,
+	};
+
+	memcpy(facts.name, params->name, strnlen(params->name, sizeof(facts.name) - 1));
+	return facts;
+}
+
+static int create_device(struct vduse *v, struct error *e)
+{
+	const struct vduse_params *params = &v->params;
 	const struct vduse_dev_params dev = {
 		.name = params->name,
 		.device_id = VIRTIO_ID_BLOCK,
@@ -434,10 +592,46 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 		.config = &params->disk->config,
 		.config_size = sizeof(params->disk->config),
 	};
+	int err;
+
+	v->facts = facts_of(params);
+	err = vduse_log_create(params->dir_fd, &v->facts, 0, &v->log, e);
+	if (err)
+		return err;
+	v->facts = *vduse_log_facts(v->log);
+	err = vduse_dev_create(params->control_fd, &dev, &v->fd, e);
+	if (err)
+		vduse_log_close(v->log);
+	return err;
+}
+
+/* What was offered to the driver, the device still offers; the disk may have grown. */
+static int adopt_device(struct vduse *v, struct error *e)
+{
+	const struct vduse_recovery *r = v->params.recovery;
+	const struct vduse_log_facts now = facts_of(&v->params);
+	int err;
+
+	v->facts = *vduse_log_facts(r->log);
+	err = vduse_log_fits(&v->facts, &now, e);
+	if (err)
+		return vduse_recovery_advice(e, v->params.name);
+	v->fd = r->fd;
+	v->log = r->log;
+	v->features = v->facts.features;
+	v->facts.capacity = now.capacity;
+	vduse_log_write(v->log, &v->facts);
+	return 0;
+}
+
+int vduse_create(const struct vduse_params *params, struct transport **ret_transport,
+		 struct error *e)
+{
+	struct vduse_recovery *recovery = params->recovery;
 	struct vduse *v;
 	int err;
 
-	v = calloc(1, sizeof(*v) + params->nqueues * sizeof(v->queues[0]));
+	v = calloc(1, sizeof(*v) + params->nqueues * sizeof(v->slots[0]));
 	if (!v)
 		return err_set(e, ENOMEM, "out of memory");
 	v->transport.ops = &vduse_transport_ops;
@@ -449,21 +643,35 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 	err = sigbus_guard_install(e);
 	if (err)
 		goto free_vduse;
-	err = vduse_dev_create(params->control_fd, &dev, &v->fd, e);
+	err = recovery ? adopt_device(v, e) : create_device(v, e);
 	if (err)
 		goto free_vduse;
 	err = create_queues(v, e);
 	if (err)
 		goto destroy_device;
 
-	listen_for_messages(v);
+	if (recovery)
+		vduse_messages_adopt(&v->messages, v->facts.status);
+	listen_or_start(v);
+	if (v->why.errnum) {
+		err = err_set(e, v->why.errnum, "%s", v->why.text);
+		goto destroy_device;
+	}
+	if (recovery) {
+		recovery->fd = -1;
+		recovery->log = NULL;
+	}
+	v->created = true;
 	*ret_transport = &v->transport;
 	return 0;
 
 destroy_device:
 	destroy_queues(v);
-	close(v->fd);
-	vduse_dev_destroy(params->control_fd, params->name, NULL);
+	if (!recovery) {
+		vduse_log_close(v->log);
+		close(v->fd);
+		vduse_dev_destroy(params->control_fd, params->name, NULL);
+	}
 free_vduse:
 	free(v);
 	return err;

@@ -19,6 +19,8 @@
 #include "transport/transport.h"
 #include "virtio/virtio_blk.h"
 
+struct vduse_recovery;
+
 /**
  * struct vduse_params - what to create
  * @name:	device name
@@ -28,6 +30,11 @@
  * @nqueues:	number of virtqueues
  * @queue_size:	longest ring
  * @bounce_size: see struct vduse_dev_params
+ * @dir_fd:	the runtime folder, for the log of requests in flight
+ * @recovery:	a device to go on with, or NULL to create one
+ * @failed:	called on the main loop when that device turned out not to be one to
+ *		go on with; @error says why. The loop should end
+ * @opaque:	its first argument
  * @loop:	main loop
  * @thread_init: called first on every queue thread; or NULL
  */
@@ -39,6 +46,10 @@ struct vduse_params {
 	unsigned int nqueues;
 	unsigned int queue_size;
 	uint32_t bounce_size;
+	int dir_fd;
+	struct vduse_recovery *recovery;
+	void (*failed)(void *opaque, const struct error *error);
+	void *opaque;
 	struct loop *loop;
 	void (*thread_init)(void);
 };
@@ -49,7 +60,9 @@ struct vduse_params {
  * @ret_transport: written only on success
  * @e:		error text
  *
- * Sleeps. Messages are answered once the main loop runs.
+ * Sleeps. Messages are answered once the main loop runs, and so are requests that
+ * a predecessor had in flight. A device that was recovered is never destroyed
+ * here when something fails.
  *
  * The device should be detached from the vDPA bus before transport_close(): the
  * kernel keeps the device otherwise, without a process behind it. After

@@ -85,7 +85,25 @@ static int create_or_replace(int control_fd, const struct vduse_dev_params *para
 	return err ? err_set_errno(e, -err, "create VDUSE device \"%s\"", params->name) : 0;
 }
 
-static int open_node(const char *name, struct error *e)
+bool vduse_dev_exists(const char *name)
+{
+	char path[sizeof("/sys/class/vduse/") + VDUSE_NAME_MAX];
+
+	snprintf(path, sizeof(path), "/sys/class/vduse/%s", name);
+	return !access(path, F_OK);
+}
+
+/* On the bus it has the same name, and the VDUSE device for a parent. */
+bool vduse_dev_attached(const char *name)
+{
+	char path[sizeof("/sys/class/vduse//") + 2 * VDUSE_NAME_MAX];
+
+	snprintf(path, sizeof(path), "/sys/class/vduse/%s/%s", name, name);
+	return !access(path, F_OK);
+}
+
+/* @again: an errno besides ENOENT that goes away. */
+static int open_node(const char *name, int again, struct error *e)
 {
 	const struct timespec pause = { .tv_nsec = NODE_POLL_MS * 1000000L };
 	char path[sizeof("/dev/vduse/") + VDUSE_NAME_MAX];
@@ -97,11 +115,24 @@ static int open_node(const char *name, struct error *e)
 		fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 		if (fd >= 0)
 			return fd;
-		if (errno != ENOENT || waited >= NODE_WAIT_MS)
+		if ((errno != ENOENT && errno != again) || waited >= NODE_WAIT_MS)
 			return err_set_errno(e, errno, "open %s", path);
 		nanosleep(&pause, NULL);
 		waited += NODE_POLL_MS;
 	}
+}
+
+int vduse_dev_open(const char *name, int *ret_fd, struct error *e)
+{
+	int fd = open_node(name, EBUSY, e);
+
+	if (fd == -EBUSY)
+		return err_set(e, EBUSY,
+			       "another process has the VDUSE device \"%s\" open", name);
+	if (fd < 0)
+		return fd;
+	*ret_fd = fd;
+	return 0;
 }
 
 static int set_bounce_size(const char *name, uint32_t bytes, struct error *e)
@@ -146,7 +177,7 @@ int vduse_dev_create(int control_fd, const struct vduse_dev_params *params, int 
 	if (params->bounce_size)
 		err = set_bounce_size(params->name, params->bounce_size, e);
 	if (!err) {
-		fd = open_node(params->name, e);
+		fd = open_node(params->name, 0, e);
 		err = min(fd, 0);
 	}
 	if (!err)

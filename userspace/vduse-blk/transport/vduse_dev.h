@@ -72,6 +72,35 @@ int vduse_dev_create(int control_fd, const struct vduse_dev_params *params,
 		     int *ret_fd, struct error *e);
 
 /**
+ * vduse_dev_exists() - does the kernel know a device of that name?
+ * @name:	device name
+ *
+ * Return: true if so.
+ */
+bool vduse_dev_exists(const char *name);
+
+/**
+ * vduse_dev_attached() - is a VDUSE device of that name on the vDPA bus?
+ * @name:	device name
+ *
+ * Return: true if so.
+ */
+bool vduse_dev_attached(const char *name);
+
+/**
+ * vduse_dev_open() - open a device that exists
+ * @name:	device name
+ * @ret_fd:	/dev/vduse/NAME, opened non-blocking; written only on success
+ * @e:		error text
+ *
+ * Sleeps for a moment while another process has it: one that was killed may not
+ * be gone yet.
+ *
+ * Return: 0 or -errno; -EBUSY when another process keeps it open.
+ */
+int vduse_dev_open(const char *name, int *ret_fd, struct error *e);
+
+/**
  * vduse_dev_destroy() - destroy a device
  * @control_fd:	from vduse_control_open()
  * @name:	device name; nobody may have it open, nor may it be attached

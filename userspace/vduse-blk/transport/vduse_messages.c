@@ -8,6 +8,8 @@
  *      |                         | while running       | new address space
  *      +------------------- STOPPING <-----------------+
  *
+ *   ADOPTED --no request waits--> STARTING, or --reset--> STOPPING
+ *
  * A change of the address space while queues run goes through STOPPING and
  * STARTING: the answer promises that nothing uses the old mappings, and that is
  * only true when requests that point into them have completed. The queues then
@@ -15,6 +17,12 @@
  *
  * A reset ends every mapping: the driver frees its rings once we answered, and
  * the same addresses may mean other memory the next time.
+ *
+ * A device whose process was killed begins in ADOPTED. What the kernel asked of
+ * the dead process it asks again, and that may be a reset: the rings are gone
+ * then, and nothing may be resubmitted from them. So requests that wait are
+ * handled first. A change of the address space means nothing yet, there are no
+ * mappings; a question for the position in a ring starts the queues.
  *
  * One request is at work at a time. The kernel serialises what can follow from
  * each other anyway, and an order that is the order of arrival cannot be wrong.
@@ -36,6 +44,14 @@ void vduse_messages_init(struct vduse_messages *m,
 	};
 }
 
+void vduse_messages_adopt(struct vduse_messages *m, uint8_t status)
+{
+	assert(!m->busy && m->phase == VDUSE_PHASE_STOPPED);
+	m->status = status;
+	if (status & VIRTIO_CONFIG_S_DRIVER_OK && !(status & VIRTIO_CONFIG_S_FAILED))
+		m->phase = VDUSE_PHASE_ADOPTED;
+}
+
 static void respond(struct vduse_messages *m, bool ok,
 		    const struct vduse_vq_state *state)
 {
@@ -47,6 +63,7 @@ static void respond(struct vduse_messages *m, bool ok,
 	if (state)
 		response.vq_state = *state;
 	m->busy = false;
+	m->asked = false;
 	m->ops->respond(m, &response);
 }
 
@@ -57,10 +74,11 @@ static void stop(struct vduse_messages *m, bool resume, uint64_t first, uint64_t
 	m->ops->stop(m, first, last);
 }
 
-static void start(struct vduse_messages *m, bool fresh)
+static void start(struct vduse_messages *m, enum vduse_start how)
 {
+	m->adopting = how == VDUSE_START_ADOPT;
 	m->phase = VDUSE_PHASE_STARTING;
-	m->ops->start(m, fresh);
+	m->ops->start(m, how);
 }
 
 static void set_status(struct vduse_messages *m)
@@ -86,7 +104,7 @@ static void set_status(struct vduse_messages *m)
 		return;
 	}
 	if (set & VIRTIO_CONFIG_S_DRIVER_OK) {
-		start(m, true);
+		start(m, VDUSE_START_FRESH);
 		return;
 	}
 	m->status = status;
@@ -97,6 +115,10 @@ static void get_vq_state(struct vduse_messages *m)
 {
 	if (m->request.vq_state.index >= m->nqueues) {
 		respond(m, false, NULL);
+		return;
+	}
+	if (m->phase == VDUSE_PHASE_ADOPTED) {
+		start(m, VDUSE_START_ADOPT);
 		return;
 	}
 	m->ops->vq_state(m, m->request.vq_state.index);
@@ -110,7 +132,20 @@ static void update_iotlb(struct vduse_messages *m)
 		respond(m, false, NULL);
 		return;
 	}
+	if (m->phase == VDUSE_PHASE_ADOPTED) {
+		respond(m, true, NULL);
+		return;
+	}
 	stop(m, m->phase == VDUSE_PHASE_RUNNING, range->start, range->last);
+}
+
+void vduse_messages_start_adopted(struct vduse_messages *m)
+{
+	assert(!m->busy);
+	if (m->phase != VDUSE_PHASE_ADOPTED)
+		return;
+	m->busy = true;
+	start(m, VDUSE_START_ADOPT);
 }
 
 void vduse_messages_request(struct vduse_messages *m,
@@ -119,6 +154,7 @@ void vduse_messages_request(struct vduse_messages *m,
 	assert(!m->busy);
 	m->request = *request;
 	m->busy = true;
+	m->asked = true;
 
 	switch (request->type) {
 	case VDUSE_GET_VQ_STATE:
@@ -138,8 +174,19 @@ void vduse_messages_request(struct vduse_messages *m,
 void vduse_messages_start_done(struct vduse_messages *m, int error)
 {
 	assert(m->busy && m->phase == VDUSE_PHASE_STARTING);
-	m->phase = error ? VDUSE_PHASE_STOPPED : VDUSE_PHASE_RUNNING;
+	if (error)
+		m->phase = m->adopting ? VDUSE_PHASE_ADOPTED : VDUSE_PHASE_STOPPED;
+	else
+		m->phase = VDUSE_PHASE_RUNNING;
 
+	if (!m->asked) {
+		m->busy = false;
+		return;
+	}
+	if (!error && m->request.type == VDUSE_GET_VQ_STATE) {
+		m->ops->vq_state(m, m->request.vq_state.index);
+		return;
+	}
 	if (!error && m->request.type == VDUSE_SET_STATUS)
 		m->status = m->request.s.status;
 	respond(m, !error, NULL);
@@ -151,7 +198,7 @@ void vduse_messages_stop_done(struct vduse_messages *m)
 	m->phase = VDUSE_PHASE_STOPPED;
 
 	if (m->resume) {
-		start(m, false);
+		start(m, VDUSE_START_RESUME);
 		return;
 	}
 	if (m->request.type == VDUSE_SET_STATUS)

@@ -21,6 +21,8 @@
 /**
  * enum vduse_phase - what the virtqueues are doing
  * @VDUSE_PHASE_STOPPED:	no queue touches the rings
+ * @VDUSE_PHASE_ADOPTED:	queues shall go on where those of a predecessor were
+ *				killed; none does yet
  * @VDUSE_PHASE_STARTING:	start() was called, start_done() is awaited
  * @VDUSE_PHASE_RUNNING:	queues serve the rings
  * @VDUSE_PHASE_STOPPING:	stop() was called, stop_done() is awaited
@@ -28,10 +30,23 @@
  */
 enum vduse_phase {
 	VDUSE_PHASE_STOPPED,
+	VDUSE_PHASE_ADOPTED,
 	VDUSE_PHASE_STARTING,
 	VDUSE_PHASE_RUNNING,
 	VDUSE_PHASE_STOPPING,
 	VDUSE_PHASE_MAX,
+};
+
+/**
+ * enum vduse_start - where virtqueues begin
+ * @VDUSE_START_FRESH:	the driver set them up: where the kernel says
+ * @VDUSE_START_RESUME:	where stop() left them
+ * @VDUSE_START_ADOPT:	where a predecessor was killed: where its log says
+ */
+enum vduse_start {
+	VDUSE_START_FRESH,
+	VDUSE_START_RESUME,
+	VDUSE_START_ADOPT,
 };
 
 struct vduse_messages;
@@ -39,9 +54,7 @@ struct vduse_messages;
 /**
  * struct vduse_messages_ops - what the owner of the state machine does for it
  * @features_ok:	may the driver's choice of features stand?
- * @start:		start the virtqueues that the driver made ready;
- *			@fresh: read their state from the kernel (false: go on
- *			from where stop() left them). Answered by
+ * @start:		start the virtqueues that the driver made ready. Answered by
  *			vduse_messages_start_done(), perhaps from inside.
  * @stop:		finish what is in flight, leave the rings alone, then forget
  *		every mapping that touches [@first, @last] (none when @first >
@@ -53,7 +66,7 @@ struct vduse_messages;
  */
 struct vduse_messages_ops {
 	bool (*features_ok)(struct vduse_messages *m);
-	void (*start)(struct vduse_messages *m, bool fresh);
+	void (*start)(struct vduse_messages *m, enum vduse_start how);
 	void (*stop)(struct vduse_messages *m, uint64_t first, uint64_t last);
 	void (*vq_state)(struct vduse_messages *m, uint32_t index);
 	void (*respond)(struct vduse_messages *m,
@@ -67,7 +80,9 @@ struct vduse_messages_ops {
  * @phase:	what the virtqueues do
  * @status:	the driver's status byte as last accepted
  * @resume:	queues go on once what stopped them is done
- * @busy:	@request has not been answered
+ * @busy:	@request has not been answered, or an adopted device is starting
+ * @adopting:	the start at work is of an adopted device
+ * @asked:	there is a @request at work
  * @request:	the request at work
  */
 struct vduse_messages {
@@ -77,6 +92,8 @@ struct vduse_messages {
 	uint8_t status;
 	bool resume;
 	bool busy;
+	bool adopting;
+	bool asked;
 	struct vduse_dev_request request;
 };
 
@@ -91,7 +108,26 @@ void vduse_messages_init(struct vduse_messages *m,
 			 uint32_t nqueues);
 
 /**
- * vduse_messages_busy - is a request at work?
+ * vduse_messages_adopt - go on with a device whose process was killed
+ * @m:		the state machine, initialized, before any request
+ * @status:	the driver's status byte that was answered last
+ *
+ * With DRIVER_OK in it, requests that the kernel holds for us come first, and
+ * then vduse_messages_start_adopted().
+ */
+void vduse_messages_adopt(struct vduse_messages *m, uint8_t status);
+
+/**
+ * vduse_messages_start_adopted - no request is waiting: start the virtqueues
+ * @m:		the state machine, not busy
+ *
+ * Does nothing unless it is in VDUSE_PHASE_ADOPTED: a reset may have come, or a
+ * request that needed the queues.
+ */
+void vduse_messages_start_adopted(struct vduse_messages *m);
+
+/**
+ * vduse_messages_busy - is a request or a start at work?
  * @m: the state machine
  *
  * The owner reads the next request from the kernel only when this is false.
@@ -115,6 +151,9 @@ void vduse_messages_request(struct vduse_messages *m,
  * vduse_messages_start_done - queues run, or could not be started
  * @m:		the state machine, in VDUSE_PHASE_STARTING
  * @error:	0 or a negative errno; on an error no queue runs
+ *
+ * An adopted device that cannot be started stays in VDUSE_PHASE_ADOPTED: what is
+ * in its log is left for another successor.
  */
 void vduse_messages_start_done(struct vduse_messages *m, int error);
 

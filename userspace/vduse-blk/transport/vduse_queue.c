@@ -13,12 +13,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 
 #include "base/log.h"
 #include "base/util.h"
-#include "transport/sigbus.h"
 #include "transport/vduse_dev.h"
+#include "transport/vduse_memory.h"
 #include "transport/vduse_queue.h"
 
 /*
@@ -33,68 +32,32 @@ struct vduse_queue {
 	unsigned int index;
 	int dev_fd;
 	int kick_fd;
+	struct inflight *log; /* may be NULL */
+	bool announce; /* a command's: interrupt the driver when started */
 
 	/* An interrupt that was refused; see IRQ_RETRY_MS. The queue's thread's. */
 	struct loop_timer irq_timer;
 	unsigned int irq_retries;
 };
 
-/* Address space */
-
-static uint32_t iotlb_perm(uint8_t perm)
-{
-	return (perm & VDUSE_ACCESS_RO ? IOTLB_READ : 0) |
-	       (perm & VDUSE_ACCESS_WO ? IOTLB_WRITE : 0);
-}
-
 static int map_fault(void *opaque, uint64_t iova, uint32_t perm, struct iotlb_region *ret)
 {
 	struct vduse_queue *q = opaque;
-	struct vduse_iotlb_entry entry;
-	auto_close int fd = -1;
-	uint32_t allowed;
-	uint64_t size;
-	void *vaddr;
 	int err;
 
 	(void)perm; /* the whole region is mapped, with all that it allows */
-	fd = vduse_dev_iotlb_get(q->dev_fd, iova, &entry);
-	if (fd < 0)
-		return fd == -EINVAL ? -EFAULT : fd;
-
-	size = entry.last - entry.start + 1;
-	allowed = iotlb_perm(entry.perm);
-	if (entry.start > iova || entry.last < iova || !size || size > SIZE_MAX || !allowed)
-		return -EFAULT;
-
-	vaddr = mmap(NULL, size,
-		     (allowed & IOTLB_READ ? PROT_READ : 0) |
-		     (allowed & IOTLB_WRITE ? PROT_WRITE : 0),
-		     MAP_SHARED, fd, (off_t)entry.offset);
-	if (vaddr == MAP_FAILED)
-		return -errno;
-
-	err = sigbus_guard_add(vaddr, size);
-	if (err) {
-		munmap(vaddr, size);
-		return err;
-	}
-	*ret = (struct iotlb_region) {
-		.iova = entry.start,
-		.size = size,
-		.perm = allowed,
-		.vaddr = vaddr,
-	};
-	log_debug("virtqueue %u: mapped %#llx-%#llx", q->index,
-		  (unsigned long long)entry.start, (unsigned long long)entry.last);
-	return 0;
+	err = vduse_memory_map(q->dev_fd, iova, ret);
+	if (!err)
+		log_debug("virtqueue %u: mapped %#llx-%#llx", q->index,
+			  (unsigned long long)ret->iova,
+			  (unsigned long long)(ret->iova + ret->size - 1));
+	return err;
 }
 
 static void map_release(void *opaque, const struct iotlb_region *region)
 {
 	(void)opaque;
-	sigbus_guard_del(region->vaddr, region->size);
-	munmap(region->vaddr, region->size);
+	vduse_memory_unmap(region);
 }
 
 /* Notifications */
@@ -177,6 +140,7 @@ static int prepare(void *opaque, bool fresh, struct queue_thread_setup *setup)
 	setup->vblk.desc = info.desc_addr;
 	setup->vblk.driver = info.driver_addr;
 	setup->vblk.device = info.device_addr;
+	setup->vblk.inflight = q->log;
 	if (fresh)
 		setup->vblk.state = state_from_info(&info, packed);
 
@@ -187,15 +151,19 @@ static int prepare(void *opaque, bool fresh, struct queue_thread_setup *setup)
 	return err;
 }
 
-/* A pause for a new address space must not swallow an interrupt. */
+/*
+ * A pause for a new address space must not swallow an interrupt. Nor must the
+ * death of a predecessor, which may have published something and not said so.
+ */
 static void started(void *opaque, bool fresh)
 {
 	struct vduse_queue *q = opaque;
+	const bool owed = q->announce || (!fresh && q->irq_retries);
 
-	if (!fresh && q->irq_retries)
+	q->announce = false;
+	q->irq_retries = 0;
+	if (owed)
 		inject_irq(q);
-	else
-		q->irq_retries = 0;
 }
 
 static void stopped(void *opaque)
@@ -217,7 +185,7 @@ static const struct queue_thread_ops thread_ops = {
 /* On the main thread */
 
 int vduse_queue_create(const struct queue_thread_params *params, int dev_fd,
-		       struct vduse_queue **ret_queue, struct error *e)
+		       struct inflight *log, struct vduse_queue **ret_queue, struct error *e)
 {
 	struct queue_thread_params thread_params = *params;
 	struct vduse_queue *q = calloc(1, sizeof(*q));
@@ -227,6 +195,7 @@ int vduse_queue_create(const struct queue_thread_params *params, int dev_fd,
 		return err_set(e, ENOMEM, "out of memory");
 	q->index = params->index;
 	q->dev_fd = dev_fd;
+	q->log = log;
 	q->irq_timer.expired = irq_timer_expired;
 	q->kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (q->kick_fd < 0) {
@@ -256,6 +225,11 @@ void vduse_queue_destroy(struct vduse_queue *q)
 	queue_thread_destroy(q->thread);
 	close(q->kick_fd);
 	free(q);
+}
+
+void vduse_queue_announce(struct vduse_queue *q)
+{
+	q->announce = true;
 }
 
 struct queue_thread *vduse_queue_thread(const struct vduse_queue *q)

@@ -179,6 +179,13 @@ static void make_stable(struct vblk_request *req)
 		req->flush_after = true;
 }
 
+/* A predecessor may have sent it already (vblk_prior_writes()). */
+static inline void mark_resubmitted(struct vblk_request *req)
+{
+	if (unlikely(req->elem.resubmitted))
+		req->backend.flags |= BACKEND_REQ_RESUBMIT;
+}
+
 static void start_write(struct vblk_request *req, uint64_t sector, const struct span *out)
 {
 	req->kind = VBLK_WRITE;
@@ -189,6 +196,7 @@ static void start_write(struct vblk_request *req, uint64_t sector, const struct 
 	}
 	if (req->queue->write_through)
 		make_stable(req);
+	mark_resubmitted(req);
 	start_transfer(req, VIRTIO_BLK_T_OUT, sector, out);
 }
 
@@ -313,6 +321,7 @@ static void start_ranges(struct vblk_request *req, uint32_t type, struct span *o
 	req->backend.niov = 0;
 	if (!discard && req->queue->write_through)
 		make_stable(req);
+	mark_resubmitted(req);
 	submit_range(req);
 }
 

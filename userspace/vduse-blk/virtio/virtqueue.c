@@ -185,7 +185,8 @@ int virtqueue_pop(struct virtqueue *vq, struct virtqueue_elem *elem)
 
 	if (unlikely(!vq_usable(vq)))
 		return -EIO;
-	if (unlikely(vq->inflight && vq->inflight->pending))
+	elem->resubmitted = vq->inflight && vq->inflight->pending;
+	if (unlikely(elem->resubmitted))
 		got = vq->packed ? packed_resubmit(vq, elem) : split_resubmit(vq, elem);
 	else
 		got = vq->packed ? packed_pop(vq, elem) : split_pop(vq, elem);

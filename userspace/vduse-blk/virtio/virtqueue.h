@@ -61,6 +61,7 @@ struct virtqueue_state {
  * @out_bytes, @in_bytes: their lengths in total; neither exceeds 4 GiB - 1
  * @id: buffer ID (packed) or head of the chain (split)
  * @ndesc: ring entries that the chain occupies (packed)
+ * @resubmitted: a predecessor had it in flight when it died
  * @first, @last: entries of the log (packed, and only with one)
  * @hold: keeps the memory mapped until virtqueue_push()
  *
@@ -77,6 +78,7 @@ struct virtqueue_elem {
 	uint16_t ndesc;
 	uint16_t first;
 	uint16_t last;
+	bool resubmitted;
 	unsigned int hold;
 };
 
