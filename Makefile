@@ -8,7 +8,7 @@ KDIR ?=
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-.PHONY: all deps modules userspace selftests images check check-debug lint demo bench bench-quick \
+.PHONY: all deps modules userspace selftests images check check-debug check-long lint demo bench bench-quick \
 	install clean distclean help
 
 # Targets run one after the other; the scripts themselves use every processor.
@@ -37,6 +37,10 @@ check:
 
 check-debug:
 	@CHECK_NAME=check-debug SUITE="$(SUITE)" tools/check deps debug_build debug_guest
+
+check-long:
+	@$(if $(filter command line,$(origin ARCH)),ARCH=$(ARCH)) SUBJECT="$(SUBJECT)" CELL="$(CELL)" \
+		AGAIN="$(AGAIN)" tools/check-long $(PART)
 
 lint: deps
 	@tools/lint/lint
@@ -71,6 +75,11 @@ help:
 #: make check-debug    the kernel modules' tests on a kernel with KASAN, lockdep
 #:                     and kmemleak, amd64; builds that kernel the first time
 #:                     (SUITE=NAME: only that folder of selftests/)
+#: make check-long     hours: every cell of the fault matrix, for the peers, too;
+#:                     200 kills, 256 devices, every power loss, long fuzzing.
+#:                     Goes on where it was interrupted (PART=matrix|kills|many|
+#:                     power|fuzz, SUBJECT=vduse-blk|qsd|nbd, CELL=PATTERN, ARCH=,
+#:                     AGAIN=1)
 #: make lint           sparse, checkpatch, W=1, cppcheck, shellcheck
 #: make bench-quick    instructions per I/O against the in-tree module and
 #:                     qemu-storage-daemon

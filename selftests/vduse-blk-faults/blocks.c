@@ -46,18 +46,21 @@ static bool is_zero(const unsigned char *p)
 
 static void describe(const unsigned char *p, char *why, size_t size)
 {
+	unsigned char whole[SECTOR_BYTES];
 	struct sector_header h;
 
 	memcpy(&h, p, sizeof(h));
+	sector_fill(h.seed, h.block, h.version, h.sector, whole);
 	if (is_zero(p))
 		snprintf(why, size, "zeroes");
 	else if (h.magic != SECTOR_MAGIC)
 		snprintf(why, size, "something that was never written");
 	else
 		snprintf(why, size,
-			 "version %" PRIu32 " of sector %" PRIu32 " of block %" PRIu64
+			 "%sversion %" PRIu32 " of sector %" PRIu32 " of block %" PRIu64
 			 " of seed %" PRIu64,
-			 h.version, h.sector, h.block, h.seed);
+			 memcmp(whole, p, SECTOR_BYTES) ? "a part of " : "", h.version, h.sector,
+			 h.block, h.seed);
 }
 
 static bool sector_allowed(const struct block_state *s, uint32_t first, uint64_t seed,

@@ -6,9 +6,9 @@
  * run: each thread appends records (records.h) to files of its own below DIR,
  * makes them durable in one of several ways, and only then adds an entry to the
  * file ACKS, which has to lie on another disk. It ends after so many seconds
- * (0: never) or at SIGTERM; a thread ends at its first error, for after a
- * failed fsync nothing is known about what the page cache holds. A thread keeps
- * that many segment files and deletes older ones.
+ * (0: never), at SIGTERM, or when no thread is left: each ends at its first
+ * error, for after a failed fsync nothing is known about what the page cache
+ * holds. A thread keeps that many segment files and deletes older ones.
  *
  * verify: every acknowledged record is there, byte for byte. bytes: as if the
  * list had ended there.
@@ -58,6 +58,7 @@ struct load {
 	atomic_bool stop;
 	atomic_uint_fast64_t records, errors, longest_ms;
 	atomic_int first_error;
+	atomic_uint running; /* threads */
 };
 
 struct writer {
@@ -230,6 +231,7 @@ static void *writer_main(void *arg)
 		note_error(w, err);
 	if (w->fd >= 0)
 		close(w->fd);
+	atomic_fetch_sub(&w->load->running, 1);
 	return NULL;
 }
 
@@ -251,6 +253,7 @@ static int start_writers(struct writer *writers, uint64_t threads)
 			.choice = prng_named(load.seed, i, UINT64_MAX),
 			.fd = -1,
 		};
+		atomic_fetch_add(&load.running, 1);
 		if (pthread_create(&writers[i].thread, NULL, writer_main, &writers[i])) {
 			atomic_store(&load.stop, true);
 			break;
@@ -263,7 +266,8 @@ static void wait_for_the_end(uint64_t seconds)
 {
 	uint64_t begin = clock_ms();
 
-	while (!atomic_load(&load.stop) && (!seconds || clock_ms() - begin < seconds * 1000))
+	while (!atomic_load(&load.stop) && atomic_load(&load.running) &&
+	       (!seconds || clock_ms() - begin < seconds * 1000))
 		sleep_ms(50);
 	atomic_store(&load.stop, true);
 }

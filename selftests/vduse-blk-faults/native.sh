@@ -182,8 +182,8 @@ passed() # COMMAND...
 	"$@" >"$work/tap" 2>"$work/err"
 	local status=$?
 	sed 's/^/# /' "$work/tap"
-	[ $status -eq 0 ] || cat "$work/err"
-	return $status
+	[ "$status" -eq 0 ] || cat "$work/err"
+	return "$status"
 }
 
 # ---- log_replay ----
@@ -258,7 +258,7 @@ no_such_mark()
 	fails 2 "$out/log_replay" "$work/log" "$work/disk" "$work/copy" nosuchmark -- true
 }
 
-plan 21
+plan 22
 check "built with sanitizers" build
 say "the unit tests of the checkers follow"
 "$out/checkers" | sed -n 's/^\(not \)\{0,1\}ok [0-9]* /# &/p' >"$work/units"
@@ -282,5 +282,7 @@ check "log_replay: some boundaries" some_boundaries
 check "log_replay: a mark that is not there" no_such_mark
 check "log_replay: finds a flush that lied" lying_flush
 check "matrix: cells and pairs" passed python3 "$here/matrix.py" test
+check "reliability: result files and report" passed python3 \
+	"$here/../../tools/reliability.py" test
 check "nbd_proxy: each misdeed, once" passed python3 "$here/nbd_proxy_test.py"
 finish

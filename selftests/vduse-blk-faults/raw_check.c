@@ -10,7 +10,8 @@
  * block may hold (blocks.h) is kept in the file MODEL, which has to lie on
  * another disk; each read is checked against it at once. An error of a request
  * is counted, and the load goes on. It ends after so many seconds (0: never) or
- * at SIGTERM.
+ * at SIGTERM; at every other SIGUSR1 it stops asking for durability, and begins
+ * again at those between.
  *
  * verify: reads everything once and checks it. durable: the disk may have lost
  * what was not flushed (a server whose cache died).
@@ -91,11 +92,14 @@ static bool is_block_device;
 static int disk;
 static atomic_bool stop;
 static atomic_bool wrong;
+static atomic_int lazy; /* no flushes and no FUA for now */
 
 static void on_signal(int sig)
 {
-	(void)sig;
-	atomic_store(&stop, true);
+	if (sig == SIGUSR1)
+		atomic_fetch_xor(&lazy, 1);
+	else
+		atomic_store(&stop, true);
 }
 
 static size_t model_size(uint64_t blocks)
@@ -300,7 +304,7 @@ static enum kind choose(struct prng *r)
 
 	if (n < 40)
 		return KIND_READ;
-	if (n < 80)
+	if (n < 80 || (atomic_load(&lazy) && (n < 88 || n >= 94)))
 		return KIND_WRITE;
 	if (n < 88)
 		return KIND_FUA;
@@ -434,6 +438,7 @@ static int run(const char *path, const char *model_path, char **argv)
 	level = durable ? BLOCK_DURABLE : BLOCK_ACKED;
 	sigaction(SIGTERM, &action, NULL);
 	sigaction(SIGINT, &action, NULL);
+	sigaction(SIGUSR1, &action, NULL);
 	if (run_workers(threads, seconds))
 		return 2;
 	print_counters();

@@ -5,11 +5,13 @@
 #   (unset)   ../../../modules/ARCH/vduse.ko beside the built suite, or the
 #             module of the checkout the suite runs from
 #   in-tree   the running kernel's own vduse, to check the tests themselves
+#   none      nothing: what is tested needs no vduse
 #   PATH      this file
 # Exit status: 0 loaded, 1 not (the reason is printed).
 
 say() { echo "# load.sh: $*"; }
 
+[ "${VDUSE_KO-}" != none ] || exit 0
 [ -c /dev/vduse/control ] && exit 0
 
 modprobe -a vdpa vhost_iotlb iova virtio_blk vhost_vdpa virtio_vdpa || {

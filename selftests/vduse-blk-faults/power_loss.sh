@@ -1,0 +1,140 @@
+#!/bin/bash
+# SPDX-License-Identifier: GPL-2.0-only
+#
+# Power losses of the server. dm-log-writes below the server's disk writes down
+# what becomes durable when, while a load with a lot of fsync runs on top of
+# everything:
+#
+#   fsync_check ── ext4 ── disk ── vduse-blk ── nbdkit ── dm-log-writes
+#
+# Afterwards every power loss that the log allows is made from it (log_replay),
+# and each time the file system has to be clean and every record that had been
+# acknowledged has to be there. A server that ignores flushes has to be found
+# out by the same test.
+#
+# In the environment: POWER_SECONDS (2), POWER_BOUNDARIES (12; 0 is all) and
+# POWER_SUBSETS (2) for each of them; tools/check-long has all boundaries with
+# 50 subsets.
+
+# shellcheck source-path=SCRIPTDIR source=cell.sh
+. "$(dirname "$0")/cell.sh"
+
+seconds=${POWER_SECONDS:-2}
+boundaries=${POWER_BOUNDARIES:-12}
+subsets=${POWER_SUBSETS:-2}
+size=$((32 << 20))
+data_loop='' log_loop=''
+
+# A disk whose writes are logged: /dev/mapper/power
+logged_disk()
+{
+	cell=$work/cell
+	rm -rf "$cell"
+	mkdir -p "$cell/mnt"
+	truncate -s "$size" "$cell/data"
+	truncate -s 1G "$cell/log"
+	data_loop=$(losetup -f --show "$cell/data") && log_loop=$(losetup -f --show "$cell/log") &&
+		dmsetup create power --table "0 $((size / 512)) log-writes $data_loop $log_loop" &&
+		dmsetup mknodes power
+}
+
+no_logged_disk()
+{
+	dmsetup info power >/dev/null 2>&1 && { limited 20 dmsetup remove power ||
+		make_dirty "the logged disk is in use"; }
+	[ -z "$data_loop" ] || losetup -d "$data_loop"
+	[ -z "$log_loop" ] || losetup -d "$log_loop"
+	data_loop='' log_loop=''
+}
+
+mark() { dmsetup message power 0 mark "$1"; }
+
+# How long the list of acknowledgements is goes into the log all the time. The
+# length is read first: the mark never promises too much.
+mark_acks()
+{
+	while [ ! -e "$cell/stop" ]; do
+		mark "acks-$(stat -c %s "$cell/acks" 2>/dev/null || echo 0)"
+		sleep 0.05
+	done
+}
+
+load_on_top()
+{
+	limited 60 mkfs.ext4 -q -F -b 4096 "$disk" || return
+	mark start || return
+	limited 30 mount "$disk" "$cell/mnt" || return
+	mkdir "$cell/mnt/records"
+	mark_acks &
+	readers=($!)
+	limited $((seconds + 60)) "$here/fsync_check" run "$cell/mnt/records" "$cell/acks" \
+		threads=3 segments=100 "seconds=$seconds" || return
+	touch "$cell/stop"
+	until_true 10 gone "${readers[0]}" || return
+	limited 40 umount "$cell/mnt"
+}
+
+# record FILTER...: of nbdkit; runs the load, ends everything but the log
+record()
+{
+	logged_disk || return
+	server_start "$@" file /dev/mapper/power || return
+	subject_start 2 split || return
+	load_on_top || return
+	subject_stop || return
+	server_kill
+	no_logged_disk
+	[ -z "$dirty" ]
+}
+
+replay() # BOUNDARIES SUBSETS
+{
+	rm -f "$cell/data"
+	truncate -s "$size" "$cell/data"
+	"$here/log_replay" "$cell/log" "$cell/data" "$cell/copy" start "boundaries=$1" \
+		"subsets=$2" -- "$here/power_check.sh" "$cell/acks" "$cell/mnt"
+}
+
+nothing_is_lost()
+{
+	record && replay "$boundaries" "$subsets"
+}
+
+liar_is_found_out()
+{
+	record --filter=fua fuamode=discard || return
+	# Either something acknowledged is missing, or there is no boundary at all.
+	replay 0 1 && return 1
+	return 0
+}
+
+# step NAME FUNCTION
+step()
+{
+	local status
+	"$2" >"$work/output" 2>&1
+	status=$?
+	touch "$cell/stop"
+	load_unmount
+	[ -n "$dirty" ] || subject_stop >/dev/null
+	servers_end
+	no_logged_disk
+	[ $status -eq 0 ] || sed 's/^/#   /' "$work/output" | tail -n 30
+	grep -E '^(records|entries)=' "$work/output" | sed 's/^/# /'
+	result $status "$1"
+}
+
+trap '' EXIT
+plan 2
+modprobe -a veth loop dm-log-writes 2>/dev/null
+network_up || exit 1
+load_kind=ext4
+step "power losses: the file system is clean, every acknowledged record is there" nothing_is_lost
+if [ -n "$dirty" ]; then
+	echo "# dirty: $dirty"
+	exit 1
+fi
+step "power losses: a server that ignores flushes is found out" liar_is_found_out
+network_down
+rm -rf "$work"
+exit $tap_failed
