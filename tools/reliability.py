@@ -150,9 +150,9 @@ def count(folder):
 HEAD = '''.. SPDX-License-Identifier: GPL-2.0-only
 .. Made by tools/reliability.py from the results of "make check-long"; changes here are lost.
 
-=====================
+==================
 What survives what
-=====================
+==================
 
 Each row is a fault, made to happen under load.  Afterwards every acknowledged write has
 to be on the server's disk, whole: fsync_check's records on ext4, or raw_check's versions
