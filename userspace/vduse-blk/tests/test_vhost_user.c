@@ -16,12 +16,14 @@
 #include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -186,6 +188,7 @@ struct bad_row {
 #define STATE(i, n)	.size = 8, .payload.state = { i, n }
 #define U64(n)		.size = 8, .payload.u64 = n
 #define ADDR(...)	.size = 40, .payload.addr = { __VA_ARGS__ }
+#define SHMEM(...)	.size = 24, .payload.inflight = { __VA_ARGS__ }
 #define CONFIG(bytes, off, n) .size = bytes, .payload.config = { .offset = off, .size = n }
 
 static const struct bad_row bad_rows[] = {
@@ -310,6 +313,32 @@ static const struct bad_row bad_rows[] = {
 	  .nfds = 1, .kind = PIPE },
 	{ "a file for errors", NEGOTIATED, REFUSED, VHOST_USER_SET_VRING_ERR, U64(1), .nfds = 1,
 	  .kind = MEMFD },
+	/* Requests in flight. */
+	{ "log for no queue", NEGOTIATED, CLOSED, VHOST_USER_GET_INFLIGHT_FD, SHMEM(0, 0, 0, 16) },
+	{ "log for queues that are not there", NEGOTIATED, CLOSED, VHOST_USER_GET_INFLIGHT_FD,
+	  SHMEM(0, 0, 3, 16) },
+	{ "log for long rings", NEGOTIATED, CLOSED, VHOST_USER_GET_INFLIGHT_FD,
+	  SHMEM(0, 0, 1, RIG_QUEUE_SIZE * 2) },
+	{ "log for rings of no entries", NEGOTIATED, CLOSED, VHOST_USER_GET_INFLIGHT_FD,
+	  SHMEM(0, 0, 1, 0) },
+	{ "log without a descriptor", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, 0, 1, 16) },
+	{ "log that is too small", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(64, 0, 1, 16), .nfds = 1, .kind = MEMFD },
+	{ "log that is too large", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(ALL_ONES, 0, 1, 16), .nfds = 1, .kind = MEMFD },
+	{ "log at an odd offset", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, 64, 1, 16), .nfds = 1, .kind = MEMFD },
+	{ "log at a huge offset", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, UINT64_MAX - 4095, 1, 16), .nfds = 1, .kind = MEMFD },
+	{ "log behind its file's end", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, RIG_ARENA, 1, 16), .nfds = 1, .kind = MEMFD },
+	{ "log in an empty file", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, 0, 1, 16), .nfds = 1, .kind = REGULAR },
+	{ "log in an eventfd", NEGOTIATED, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, 0, 1, 16), .nfds = 1, .kind = EVENTFD },
+	{ "log under a running ring", RUNNING, REFUSED, VHOST_USER_SET_INFLIGHT_FD,
+	  SHMEM(1 << 20, 0, 1, 16), .nfds = 1, .kind = MEMFD },
 	{ "channel without a descriptor", NEGOTIATED, REFUSED,
 	  .request = VHOST_USER_SET_BACKEND_REQ_FD },
 };
@@ -1089,6 +1118,154 @@ static void test_reconnect(void **state)
 	nbdkit_stop(&kit);
 }
 
+/*
+ * The daemon is killed with requests in flight, and the frontend brings the log
+ * to its successor: everything comes back, once, and is where it belongs.
+ */
+struct crash {
+	struct rig rig;
+	struct rig_params params;
+	char folder[64];
+	pid_t pid;
+	struct frontend f;
+	struct vhost_user_inflight desc;
+	int log_fd;
+	uint64_t features;
+};
+
+static void crash_and_restart(struct crash *c)
+{
+	struct frontend again;
+	unsigned int q;
+
+	assert_int_equal(kill(c->pid, SIGKILL), 0);
+	assert_int_equal(waitpid(c->pid, NULL, 0), c->pid);
+	c->pid = rig_fork(&c->rig, &c->params, c->folder);
+	frontend_connect(&again, c->rig.socket);
+	frontend_negotiate(&again, c->features);
+	frontend_move(&again, &c->f);
+	c->f = again;
+	frontend_share_memory(&c->f);
+	frontend_set_inflight(&c->f, &c->desc, c->log_fd);
+	/* What a monitor knows of the position when nobody answers: the used index, or nothing. */
+	for (q = 0; q < c->f.queues; q++)
+		frontend_start_ring(&c->f, q, c->params.packed ? 0 : c->f.queue[q].sim->used->idx);
+}
+
+static void crash_rounds(struct crash *c)
+{
+	enum { N = 10, BYTES = 4096 };
+	struct frontend_request *w[2 * N], *r;
+	unsigned int round, i, j;
+
+	for (i = 0; i < 2 * N; i++)
+		w[i] = frontend_request_new(&c->f, i & 1, BYTES);
+	r = frontend_request_new(&c->f, 0, BYTES);
+	for (round = 0; round < 6; round++) {
+		for (i = 0; i < 2 * N; i++) {
+			request(w[i], VIRTIO_BLK_T_OUT, 8ull * i);
+			memset(w[i]->data, (int)(round * 40 + i + 1), BYTES);
+			frontend_submit(&c->f, i & 1, w[i]);
+		}
+		/* In every state of the requests: none taken, some done, and again before any. */
+		usleep(15000 * round);
+		crash_and_restart(c);
+		if (round & 1)
+			crash_and_restart(c);
+		for (i = 0; i < 2; i++)
+			assert_true(frontend_wait(&c->f, i, N));
+		for (i = 0; i < 2 * N; i++) {
+			assert_true(w[i]->done);
+			assert_int_equal(*w[i]->status, VIRTIO_BLK_S_OK);
+			request(r, VIRTIO_BLK_T_IN, w[i]->sector);
+			assert_int_equal(frontend_do(&c->f, 0, r), VIRTIO_BLK_S_OK);
+			for (j = 0; j < BYTES; j++)
+				assert_int_equal(r->data[j], (uint8_t)(round * 40 + i + 1));
+		}
+	}
+}
+
+static void crash(bool packed)
+{
+	struct crash c = {
+		.features = (packed ? PACKED : SPLIT) | BIT(VIRTIO_BLK_F_FLUSH),
+		.params = { .queues = 2, .packed = packed },
+		.folder = "/tmp/vhost-user-XXXXXX",
+	};
+	struct nbdkit kit = { 0 };
+	char uri[300];
+	unsigned int q;
+
+	/* One thread a connection: nbdkit 1.32 dies of an assertion when two see its end. */
+	assert_int_equal(nbdkit_start(&kit, NBDKIT_UNIX,
+				      "-t 1 --filter=delay memory 4M wdelay=8ms"), 0);
+	snprintf(uri, sizeof(uri), kit.uri, "");
+	c.params.uri = uri;
+	assert_non_null(mkdtemp(c.folder));
+	c.pid = rig_fork(&c.rig, &c.params, c.folder);
+	frontend_connect(&c.f, c.rig.socket);
+	frontend_negotiate(&c.f, c.features);
+	frontend_make_memory(&c.f, 2);
+	frontend_share_memory(&c.f);
+	c.log_fd = frontend_get_inflight(&c.f, &c.desc);
+	frontend_set_inflight(&c.f, &c.desc, c.log_fd);
+	for (q = 0; q < 2; q++) {
+		frontend_make_ring(&c.f, q);
+		frontend_start_ring(&c.f, q, packed ? 0x80008000u : 0);
+	}
+	crash_rounds(&c);
+	/* A position that was asked for counts, whatever the log says. */
+	frontend_start_ring(&c.f, 0, frontend_stop_ring(&c.f, 0));
+	frontend_start_ring(&c.f, 1, frontend_stop_ring(&c.f, 1));
+	crash_rounds(&c);
+
+	kill(c.pid, SIGKILL);
+	waitpid(c.pid, NULL, 0);
+	frontend_close(&c.f);
+	close(c.log_fd);
+	unlink(c.rig.socket);
+	assert_int_equal(rmdir(c.folder), 0);
+	nbdkit_stop(&kit);
+}
+
+static void test_killed(void **state)
+{
+	(void)state;
+	if (!nbdkit_installed()) {
+		print_message("nbdkit is not installed\n");
+		skip();
+	}
+	crash(false);
+	crash(true);
+}
+
+/* A log that makes no sense keeps the ring from starting, and says why. */
+static void test_bad_log(void **state)
+{
+	const struct vhost_user_vring_state on = { 0, 1 };
+	struct vhost_user_inflight desc;
+	struct frontend f;
+	struct rig rig;
+	const uint64_t index = 0;
+	uint16_t version = 7;
+	int fd;
+
+	(void)state;
+	rig_start(&rig, &(struct rig_params) { .uri = NULL_URI, .queues = 1 });
+	frontend_up(&f, rig.socket, SPLIT, 1);
+	frontend_stop_ring(&f, 0);
+	fd = frontend_get_inflight(&f, &desc);
+	assert_int_equal(pwrite(fd, &version, sizeof(version), 8), sizeof(version));
+	frontend_set_inflight(&f, &desc, fd);
+	assert_int_equal(frontend_ask(&f, VHOST_USER_SET_VRING_KICK, &index, 8, &f.queue[0].kick,
+				      1), 1);
+	assert_int_equal(frontend_ask(&f, VHOST_USER_SET_VRING_ENABLE, &on, 8, NULL, 0), 1);
+	assert_true(get_status(&f) & VIRTIO_CONFIG_S_NEEDS_RESET);
+	close(fd);
+	frontend_close(&f);
+	rig_stop(&rig);
+}
+
 /* The daemon ends while a frontend is connected and busy. */
 static void test_end_while_busy(void **state)
 {
@@ -1197,6 +1374,8 @@ int main(void)
 		cmocka_unit_test(test_memory_goes),
 		cmocka_unit_test(test_memory_is_cut),
 		cmocka_unit_test(test_reconnect),
+		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_bad_log),
 		cmocka_unit_test(test_end_while_busy),
 		cmocka_unit_test(test_stuck_call),
 		cmocka_unit_test(test_resize),

@@ -5,13 +5,16 @@
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/virtio_config.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -130,6 +133,33 @@ void rig_on_loop(struct rig *rig, void (*call)(struct rig *rig, void *opaque), v
 	expect(write(rig->call_fd, &one, sizeof(one)) == sizeof(one), "write the eventfd");
 	while (sem_wait(&rig->called))
 		;
+}
+
+pid_t rig_fork(struct rig *rig, const struct rig_params *params, const char *folder)
+{
+	pid_t parent = getpid(), pid;
+	int alive[2];
+	char ready;
+
+	*rig = (struct rig) { .params = *params };
+	snprintf(rig->folder, sizeof(rig->folder), "%s", folder);
+	snprintf(rig->socket, sizeof(rig->socket), "%s/socket", folder);
+	expect(!pipe2(alive, O_CLOEXEC), "pipe");
+	pid = fork();
+	expect(pid >= 0, "fork");
+	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
+		if (getppid() != parent)
+			_exit(1);
+		create(rig);
+		expect(write(alive[1], "", 1) == 1, "tell the parent");
+		loop_run(rig->loop);
+		_exit(1);
+	}
+	close(alive[1]);
+	expect(read(alive[0], &ready, 1) == 1, "the device starts");
+	close(alive[0]);
+	return pid;
 }
 
 static void end_loop(struct rig *rig, void *opaque)
@@ -406,6 +436,38 @@ void frontend_make_ring(struct frontend *f, unsigned int q)
 	fq->call = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	fq->err = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	expect(fq->kick >= 0 && fq->call >= 0 && fq->err >= 0, "eventfd");
+}
+
+int frontend_get_inflight(struct frontend *f, struct vhost_user_inflight *ret_desc)
+{
+	const struct vhost_user_inflight wanted = {
+		.num_queues = (uint16_t)f->queues,
+		.queue_size = RIG_QUEUE_SIZE,
+	};
+	struct vhost_user_header header;
+	int fd = -1;
+
+	expect(frontend_send(f, VHOST_USER_GET_INFLIGHT_FD, 0, &wanted, sizeof(wanted), NULL, 0),
+	       "send GET_INFLIGHT_FD");
+	expect(frontend_receive(f, &header, ret_desc, sizeof(*ret_desc), &fd) == sizeof(*ret_desc),
+	       "an answer to GET_INFLIGHT_FD");
+	expect(fd >= 0 && ret_desc->num_queues == f->queues &&
+	       ret_desc->queue_size == RIG_QUEUE_SIZE && ret_desc->mmap_size, "a file");
+	return fd;
+}
+
+void frontend_set_inflight(struct frontend *f, const struct vhost_user_inflight *desc, int fd)
+{
+	expect(!frontend_ask(f, VHOST_USER_SET_INFLIGHT_FD, desc, sizeof(*desc), &fd, 1),
+	       "SET_INFLIGHT_FD");
+}
+
+void frontend_move(struct frontend *f, struct frontend *from)
+{
+	memcpy(f->queue, from->queue, sizeof(f->queue));
+	f->queues = from->queues;
+	close(from->fd);
+	close(from->backend_fd);
 }
 
 void frontend_start_ring(struct frontend *f, unsigned int q, uint32_t base)

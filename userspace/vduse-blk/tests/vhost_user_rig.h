@@ -13,6 +13,7 @@
 #include <semaphore.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "backend/backend.h"
 #include "loop/loop.h"
@@ -57,6 +58,9 @@ struct rig {
 
 void rig_start(struct rig *rig, const struct rig_params *params);
 void rig_stop(struct rig *rig);
+
+/* The device in a process of its own, to be killed. The folder is the caller's to remove. */
+pid_t rig_fork(struct rig *rig, const struct rig_params *params, const char *folder);
 
 /* Run @call on the thread of the main loop and wait for it. */
 void rig_on_loop(struct rig *rig, void (*call)(struct rig *rig, void *opaque), void *opaque);
@@ -114,8 +118,14 @@ void frontend_negotiate(struct frontend *f, uint64_t features);
 void frontend_make_memory(struct frontend *f, unsigned int queues);
 void frontend_share_memory(struct frontend *f);
 void frontend_make_ring(struct frontend *f, unsigned int q);
+/* Get a file for requests in flight, and hand it in. Asking again is what a monitor does not. */
+int frontend_get_inflight(struct frontend *f, struct vhost_user_inflight *ret_desc);
+void frontend_set_inflight(struct frontend *f, const struct vhost_user_inflight *desc, int fd);
 void frontend_start_ring(struct frontend *f, unsigned int q, uint32_t base);
 uint32_t frontend_stop_ring(struct frontend *f, unsigned int q);
+
+/* The same memory and rings for another connection, after @from has lost its own. */
+void frontend_move(struct frontend *f, struct frontend *from);
 
 /* All of the above, for all queues. */
 void frontend_up(struct frontend *f, const char *path, uint64_t features, unsigned int queues);

@@ -41,6 +41,7 @@
 #define PROTOCOL_FEATURES                                                                   \
 	(FEATURE(VHOST_USER_PROTOCOL_F_MQ) | FEATURE(VHOST_USER_PROTOCOL_F_REPLY_ACK) |     \
 	 FEATURE(VHOST_USER_PROTOCOL_F_BACKEND_REQ) | FEATURE(VHOST_USER_PROTOCOL_F_CONFIG) | \
+	 FEATURE(VHOST_USER_PROTOCOL_F_INFLIGHT_SHMFD) |                                    \
 	 FEATURE(VHOST_USER_PROTOCOL_F_RESET_DEVICE) |                                      \
 	 FEATURE(VHOST_USER_PROTOCOL_F_MEM_SLOTS) | FEATURE(VHOST_USER_PROTOCOL_F_STATUS))
 
@@ -66,7 +67,15 @@ struct vhost_user {
 	uint64_t features; /* accepted */
 	uint8_t status;
 	int backend_fd; /* channel for our own requests; -1: none */
+	int logs_fd; /* that the last GET_INFLIGHT_FD was answered with; -1: none */
 };
+
+static void replace_fd(int *fd, int with)
+{
+	if (*fd >= 0)
+		close(*fd);
+	*fd = with;
+}
 
 static struct vhost_user *from_transport(const struct transport *t)
 {
@@ -205,13 +214,6 @@ static void get_config(struct vhost_user *v, const struct vhost_user_config *ask
 	answer(v, &config, VHOST_USER_CONFIG_HEADER + config.size);
 }
 
-static void set_backend_fd(struct vhost_user *v, int fd)
-{
-	if (v->backend_fd >= 0)
-		close(v->backend_fd);
-	v->backend_fd = fd;
-}
-
 /* Memory */
 
 static void use_mem(struct vhost_user *v, struct vhost_user_mem *mem)
@@ -254,6 +256,43 @@ static void remove_mem_reg(struct vhost_user *v, const struct vhost_user_msg *ms
 		refuse(v, &e);
 	else
 		use_mem(v, mem);
+}
+
+/* Requests in flight */
+
+/* The answer is as long as the question: some frontends count the padding. */
+static void get_inflight_fd(struct vhost_user *v, const struct vhost_user_msg *msg)
+{
+	struct vhost_user_inflight desc;
+	struct error e = ERROR_INIT;
+	int fd;
+
+	if (vhost_user_logs_make_file(&msg->payload.inflight, &desc, &fd, &e)) {
+		refuse(v, &e);
+		return;
+	}
+	replace_fd(&v->logs_fd, fd);
+	if (end_message(v))
+		vhost_user_conn_answer(&v->conn, &desc, msg->header.size, fd);
+}
+
+static void set_inflight_fd(struct vhost_user *v, const struct vhost_user_msg *msg)
+{
+	struct vhost_user_logs *logs;
+	struct error e = ERROR_INIT;
+
+	if (vhost_user_logs_open(&msg->payload.inflight, msg->fds[0], &logs, &e)) {
+		refuse(v, &e);
+		return;
+	}
+	if (vhost_user_rings_set_logs(v->rings, logs)) {
+		vhost_user_logs_close(logs);
+		err_set(&e, EBUSY, "SET_INFLIGHT_FD while a virtqueue is running");
+		refuse(v, &e);
+		return;
+	}
+	replace_fd(&v->logs_fd, -1);
+	settle(v);
 }
 
 /* Rings */
@@ -400,7 +439,7 @@ static void handle_device(struct vhost_user *v, struct vhost_user_msg *msg)
 		refuse_config(v);
 		break;
 	case VHOST_USER_SET_BACKEND_REQ_FD:
-		set_backend_fd(v, take_fd(&msg->fds[0]));
+		replace_fd(&v->backend_fd, take_fd(&msg->fds[0]));
 		conclude(v);
 		break;
 	case VHOST_USER_RESET_DEVICE:
@@ -438,6 +477,12 @@ static void message(struct vhost_user_conn *conn, struct vhost_user_msg *msg)
 		break;
 	case VHOST_USER_REM_MEM_REG:
 		remove_mem_reg(v, msg);
+		break;
+	case VHOST_USER_GET_INFLIGHT_FD:
+		get_inflight_fd(v, msg);
+		break;
+	case VHOST_USER_SET_INFLIGHT_FD:
+		set_inflight_fd(v, msg);
 		break;
 	case VHOST_USER_GET_MAX_MEM_SLOTS:
 		answer_u64(v, VHOST_USER_MEM_SLOTS);
@@ -490,7 +535,8 @@ static void conn_closed(struct vhost_user_conn *conn, const char *reason)
 	v->msg = NULL;
 	v->features = 0;
 	v->status = 0;
-	set_backend_fd(v, -1);
+	replace_fd(&v->backend_fd, -1);
+	replace_fd(&v->logs_fd, -1);
 	vhost_user_mem_put(take_ptr(v->mem));
 	vhost_user_rings_forget(v->rings);
 	vhost_user_rings_settle(v->rings, session_cleared, v);
@@ -648,6 +694,7 @@ int vhost_user_create(const struct vhost_user_params *params, struct transport *
 	v->transport.ops = &vhost_user_transport_ops;
 	v->params = *params;
 	v->backend_fd = -1;
+	v->logs_fd = -1;
 	v->waiting_fd = -1;
 	v->listener.connected = connected;
 	v->listener.closed = listener_closed;

@@ -3,12 +3,16 @@
  * The UNIX socket that vhost-user frontends connect to.
  *
  * A daemon that was killed leaves its socket's file behind; whether somebody
- * still listens there is found out by connecting. The mode is given to the
+ * still listens there is found out by connecting. Even that may succeed for a
+ * while: the kernel takes an io_uring down, and the socket with it, after the
+ * process has ended. So the process behind the socket is looked at, too. The mode is given to the
  * socket before it gets its name, so there is no moment when others could
  * connect. One accept is in flight unless the listener is paused.
  */
 #include <errno.h>
+#include <poll.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -19,6 +23,23 @@
 #include "transport/vhost_user_listen.h"
 
 #define BACKLOG 4
+
+/* Has the process that listens at the other end of a connection ended? */
+static bool is_orphaned(int fd)
+{
+	auto_close int pid_fd = -1;
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+	struct pollfd pfd = { .events = POLLIN };
+
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) || cred.pid <= 0)
+		return false;
+	pid_fd = pidfd_open(cred.pid, 0);
+	if (pid_fd < 0)
+		return errno == ESRCH;
+	pfd.fd = pid_fd;
+	return poll(&pfd, 1, 0) > 0;
+}
 
 /* Is the address free now? */
 static int make_way(const struct sockaddr_un *addr, struct error *e)
@@ -36,11 +57,15 @@ static int make_way(const struct sockaddr_un *addr, struct error *e)
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return err_set_errno(e, errno, "open a socket");
-	/* EAGAIN: the listener's backlog is full, so there is one. */
-	if (!connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) || errno == EAGAIN)
-		return err_set(e, EADDRINUSE, "somebody listens on %s already", addr->sun_path);
-	if (errno != ECONNREFUSED)
-		return err_set_errno(e, errno, "connect to %s, which exists", addr->sun_path);
+	if (!connect(fd, (const struct sockaddr *)addr, sizeof(*addr))) {
+		if (!is_orphaned(fd))
+			return err_set(e, EADDRINUSE, "somebody listens on %s already",
+				       addr->sun_path);
+	} else if (errno != ECONNREFUSED) {
+		/* EAGAIN: the listener's backlog is full, so there is one. */
+		return err_set_errno(e, errno == EAGAIN ? EADDRINUSE : errno,
+				     "connect to %s, which exists", addr->sun_path);
+	}
 	if (unlink(addr->sun_path))
 		return err_set_errno(e, errno, "remove the stale socket %s", addr->sun_path);
 	return 0;

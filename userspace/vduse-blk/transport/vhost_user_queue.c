@@ -132,6 +132,7 @@ static int prepare(void *opaque, bool fresh, struct queue_thread_setup *setup)
 	setup->vblk.desc = start->desc;
 	setup->vblk.driver = start->avail;
 	setup->vblk.device = start->used;
+	setup->vblk.inflight = start->inflight;
 	if (fresh)
 		setup->vblk.state = vhost_user_base_decode(start->base, packed);
 	return 0;

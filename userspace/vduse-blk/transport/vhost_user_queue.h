@@ -20,12 +20,14 @@ struct vhost_user_queue;
  * @used:	of the used ring, or the device's event structure
  * @base:	as in SET_VRING_BASE, for a fresh start
  * @kick_fd:	eventfd; open at least until the queue has stopped
+ * @inflight:	log of requests in flight, the queue's until it has stopped; or NULL
  */
 struct vhost_user_start {
 	unsigned int num;
 	uint64_t desc, avail, used;
 	uint32_t base;
 	int kick_fd;
+	struct inflight *inflight;
 };
 
 /**

@@ -45,6 +45,7 @@ struct ring {
 
 	/* What has to be done about it. */
 	bool restart;	/* stop it first, whatever it shall do then */
+	bool empty_log;	/* once it has stopped: the device was reset */
 	bool update;
 	int stale_fd;	/* close it once the queue has stopped */
 
@@ -59,6 +60,8 @@ struct vhost_user_rings {
 	uint64_t features;
 	struct vhost_user_mem *mem;
 	bool mem_changed;
+	struct vhost_user_logs *logs;
+	struct vhost_user_logs *stale_logs; /* close them once the queues have stopped */
 
 	/* The settling under way. */
 	unsigned int pending;
@@ -96,6 +99,23 @@ static bool shall_run(const struct ring *r)
 	return r->started && r->enabled && is_complete(r) && !r->failed;
 }
 
+static struct inflight *log_of(const struct ring *r)
+{
+	return vhost_user_logs_at(r->rings->logs, (unsigned int)(r - r->rings->rings));
+}
+
+/*
+ * Nothing is in flight and the frontend knows where the ring is: the next start
+ * begins where it says, which need not be here.
+ */
+static void forget_log(struct ring *r)
+{
+	struct inflight *log = log_of(r);
+
+	if (log)
+		inflight_forget(log);
+}
+
 /* Where the ring is for the guest, and so for the queue. */
 static int locate(const struct ring *r, struct vhost_user_start *ret_start)
 {
@@ -104,6 +124,7 @@ static int locate(const struct ring *r, struct vhost_user_start *ret_start)
 		.num = r->num,
 		.base = r->base,
 		.kick_fd = r->kick_fd,
+		.inflight = log_of(r),
 	};
 
 	if (vhost_user_mem_guest_addr(mem, r->addr.desc, &start.desc) ||
@@ -135,6 +156,7 @@ static void finish(struct vhost_user_rings *rs)
 
 	for (i = 0; i < rs->n; i++)
 		close_fd(&rs->rings[i].stale_fd);
+	vhost_user_logs_close(take_ptr(rs->stale_logs));
 	rs->mem_changed = false;
 	rs->done(rs->opaque, rs->error);
 }
@@ -214,6 +236,9 @@ static void stop_reported(void *opaque, struct queue_thread *q, int error)
 	(void)q;
 	(void)error;
 	r->running = false;
+	if (r->empty_log)
+		forget_log(r);
+	r->empty_log = false;
 	one_done(r->rings);
 }
 
@@ -251,6 +276,7 @@ static void base_reported(void *opaque, struct queue_thread *q, int error)
 	(void)error;
 	r->base = vhost_user_base_encode(queue_thread_result(q), packed);
 	r->fresh = true;
+	forget_log(r);
 	rs->done(rs->opaque, 0);
 }
 
@@ -295,6 +321,16 @@ void vhost_user_rings_set_mem(struct vhost_user_rings *rs, struct vhost_user_mem
 	rs->mem = vhost_user_mem_get(mem);
 	rs->mem_changed = true;
 	retry_all(rs);
+}
+
+int vhost_user_rings_set_logs(struct vhost_user_rings *rs, struct vhost_user_logs *logs)
+{
+	if (vhost_user_rings_running(rs))
+		return -EBUSY;
+	vhost_user_logs_close(rs->logs);
+	rs->logs = logs;
+	retry_all(rs);
+	return 0;
 }
 
 int vhost_user_rings_set_num(struct vhost_user_rings *rs, unsigned int index, uint32_t num)
@@ -395,6 +431,7 @@ void vhost_user_rings_reset(struct vhost_user_rings *rs)
 		r->fresh = true;
 		/* Running or not: whatever its loop has under way ends. */
 		r->restart = true;
+		r->empty_log = true;
 	}
 	rs->features = 0;
 }
@@ -405,6 +442,7 @@ void vhost_user_rings_forget(struct vhost_user_rings *rs)
 
 	vhost_user_rings_reset(rs);
 	vhost_user_rings_set_mem(rs, NULL);
+	rs->stale_logs = take_ptr(rs->logs);
 	for (i = 0; i < rs->n; i++) {
 		vhost_user_rings_set_call(rs, i, -1);
 		vhost_user_rings_set_err(rs, i, -1);
@@ -490,5 +528,6 @@ void vhost_user_rings_destroy(struct vhost_user_rings *rs)
 		close_fd(&r->stale_fd);
 	}
 	vhost_user_mem_put(rs->mem);
+	vhost_user_logs_close(rs->logs);
 	free(rs);
 }

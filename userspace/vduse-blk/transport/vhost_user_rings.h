@@ -20,6 +20,7 @@
 #include "base/error.h"
 #include "loop/loop.h"
 #include "transport/queue_thread.h"
+#include "transport/vhost_user_inflight.h"
 #include "transport/vhost_user_mem.h"
 #include "transport/vhost_user_proto.h"
 
@@ -114,6 +115,16 @@ void vhost_user_rings_set_features(struct vhost_user_rings *rs, uint64_t feature
  * @mem:	NULL: none; referenced as long as needed
  */
 void vhost_user_rings_set_mem(struct vhost_user_rings *rs, struct vhost_user_mem *mem);
+
+/**
+ * vhost_user_rings_set_logs() - where requests in flight are logged
+ * @rs:		the rings
+ * @logs:	for rings that start from now on, theirs until another takes its
+ *		place or vhost_user_rings_forget() is settled; NULL: nowhere
+ *
+ * Return: 0 and the rings own @logs, or -EBUSY while a ring runs.
+ */
+int vhost_user_rings_set_logs(struct vhost_user_rings *rs, struct vhost_user_logs *logs);
 
 /**
  * vhost_user_rings_set_num() - SET_VRING_NUM
