@@ -12,6 +12,7 @@
 #include <ini.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/un.h>
 
 #include "base/parse.h"
 #include "base/util.h"
@@ -22,6 +23,16 @@ static const char *const bind_names[] = {
 	[BIND_VHOST] = "vhost",
 	[BIND_NONE] = "none",
 };
+
+static const char *const transport_names[] = {
+	[TRANSPORT_VDUSE] = "vduse",
+	[TRANSPORT_VHOST_USER] = "vhost-user",
+};
+
+const char *transport_kind_name(enum transport_kind transport)
+{
+	return transport_names[transport];
+}
 
 const char *bind_target_name(enum bind_target bind)
 {
@@ -153,6 +164,29 @@ static int set_bind(struct serve_options *o, const char *value, struct error *e)
 	return err_set(e, EINVAL, "bind: \"%s\" is none of virtio, vhost and none", value);
 }
 
+static int set_transport(struct serve_options *o, const char *value, struct error *e)
+{
+	unsigned int i;
+
+	for (i = 0; i < _TRANSPORT_KIND_MAX; i++) {
+		if (!strcmp(value, transport_names[i])) {
+			o->transport = (enum transport_kind)i;
+			return 0;
+		}
+	}
+	return err_set(e, EINVAL, "transport: \"%s\" is neither vduse nor vhost-user", value);
+}
+
+static int set_socket(struct serve_options *o, const char *value, struct error *e)
+{
+	const size_t longest = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
+
+	if (!value[0] || strlen(value) > longest)
+		return err_set(e, EINVAL, "socket: \"%s\" is not 1 to %zu bytes long", value,
+			       longest);
+	return replace_string(&o->socket, value, e);
+}
+
 static int set_read_only(struct serve_options *o, const char *value, struct error *e)
 {
 	return parse_bool("read-only", value, &o->read_only, e);
@@ -228,6 +262,8 @@ static const struct {
 	{ "queues", false, set_queues },
 	{ "queue-size", false, set_queue_size },
 	{ "packed", false, set_packed },
+	{ "transport", false, set_transport },
+	{ "socket", false, set_socket },
 	{ "bind", false, set_bind },
 	{ "read-only", true, set_read_only },
 	{ "serial", false, set_serial },
@@ -253,9 +289,11 @@ void serve_options_release(struct serve_options *o)
 	free(o->uri);
 	free(o->user);
 	free(o->control_group);
+	free(o->socket);
 	o->uri = NULL;
 	o->user = NULL;
 	o->control_group = NULL;
+	o->socket = NULL;
 }
 
 int serve_options_set(struct serve_options *o, const char *name, const char *value,
@@ -351,12 +389,32 @@ static int unknown_option(char **argv, const struct option *longs, struct error 
 	return err_set(e, EINVAL, "unknown or incomplete option \"%s\"", text);
 }
 
-static int check_complete(const struct serve_options *o, struct error *e)
+static int check_transport(struct serve_options *o, struct error *e)
 {
+	if (o->transport == TRANSPORT_VDUSE) {
+		if (o->socket)
+			return err_set(e, EINVAL, "option --socket needs --transport vhost-user");
+		return 0;
+	}
+	if (!o->socket)
+		return err_set(e, EINVAL, "option --socket is required with --transport vhost-user");
+	if (o->bind == BIND_VHOST)
+		return err_set(e, EINVAL, "option --bind needs --transport vduse");
+	o->bind = BIND_NONE;
+	return 0;
+}
+
+static int check_complete(struct serve_options *o, struct error *e)
+{
+	int err;
+
 	if (!o->name[0])
 		return err_set(e, EINVAL, "option --name is required");
 	if (!o->uri)
 		return err_set(e, EINVAL, "option --uri is required");
+	err = check_transport(o, e);
+	if (err)
+		return err;
 	return tunables_check(&o->tunables, e);
 }
 

@@ -37,13 +37,26 @@ enum bind_target {
 };
 
 /**
+ * enum transport_kind - how drivers reach the disk
+ * @TRANSPORT_VDUSE:		as a device of this host's kernel
+ * @TRANSPORT_VHOST_USER:	through a UNIX socket, from a virtual machine
+ */
+enum transport_kind {
+	TRANSPORT_VDUSE,
+	TRANSPORT_VHOST_USER,
+	_TRANSPORT_KIND_MAX,
+};
+
+/**
  * struct serve_options - validated options of "serve"
  * @name:	device name
  * @uri:	storage; its syntax is checked when it is opened
  * @queues:	number of virtqueues
  * @queue_size:	longest ring, a power of two
  * @packed:	offer the packed ring
- * @bind:	who gets the device
+ * @transport:	how drivers reach the disk
+ * @socket:	path of the vhost-user socket; NULL with another transport
+ * @bind:	who gets the device; nobody (BIND_NONE) unless it is VDUSE's
  * @read_only:	never write
  * @serial:	what GET_ID answers; "" if none
  * @user:	account to run as; NULL: the caller's
@@ -58,6 +71,8 @@ struct serve_options {
 	unsigned int queues;
 	unsigned int queue_size;
 	bool packed;
+	enum transport_kind transport;
+	char *socket;
 	enum bind_target bind;
 	bool read_only;
 	char serial[OPTION_SERIAL_MAX + 1];
@@ -159,5 +174,13 @@ int query_options_parse(int argc, char **argv, unsigned int takes,
  * Return: static text.
  */
 const char *bind_target_name(enum bind_target bind);
+
+/**
+ * transport_kind_name() - for logs and status
+ * @transport: which
+ *
+ * Return: static text.
+ */
+const char *transport_kind_name(enum transport_kind transport);
 
 #endif

@@ -6,7 +6,7 @@
  *	identity of --user
  *	device of a killed predecessor		serve_find_predecessor()
  *	storage					backend_open(): sizes, features
- *	VDUSE device, queue threads		vduse_create()
+ *	VDUSE device or vhost-user socket, queue threads	vduse_create() ...
  *	main loop: control messages, control socket, signals
  *		attach thread: vDPA bus, bus driver -> path on stdout, READY=1
  *		SIGTERM, SIGINT
@@ -27,6 +27,7 @@
 #include "transport/vdpa_sysfs.h"
 #include "transport/vduse.h"
 #include "transport/vduse_dev.h"
+#include "transport/vhost_user.h"
 
 static const char usage[] =
 	"Usage: vduse-blk serve --name NAME --uri URI [OPTION...]\n"
@@ -40,6 +41,9 @@ static const char usage[] =
 	"  --queues N           virtqueues, each with a thread of its own (default 1)\n"
 	"  --queue-size N       entries of each ring, a power of two (default 256)\n"
 	"  --packed on|off      offer the packed ring format (default off)\n"
+	"  --transport NAME     vduse: a device of this host's kernel (default);\n"
+	"                       vhost-user: a socket for a virtual machine, without VDUSE\n"
+	"  --socket PATH        the socket that vhost-user listens on, mode 0600\n"
 	"  --bind TARGET        virtio: a block device of this host (default);\n"
 	"                       vhost: a device for a virtual machine;\n"
 	"                       none: leave \"vdpa dev add\" to somebody else\n"
@@ -72,7 +76,24 @@ static const char usage[] =
 	"\n"
 	"  --help\n";
 
-static int create_device(struct serve *s, struct error *e)
+static int create_vhost_user(struct serve *s, struct error *e)
+{
+	const struct vhost_user_params params = {
+		.name = s->options.name,
+		.socket_path = s->options.socket,
+		.disk = &s->disk,
+		.backend = s->backend,
+		.nqueues = s->options.queues,
+		.queue_size = s->options.queue_size,
+		.loop = s->loop,
+		.thread_init = privileges_forget,
+	};
+
+	snprintf(s->path, sizeof(s->path), "%s", s->options.socket);
+	return vhost_user_create(&params, &s->transport, e);
+}
+
+static int create_vduse(struct serve *s, struct error *e)
 {
 	const struct vduse_params params = {
 		.name = s->options.name,
@@ -113,13 +134,16 @@ static int open_control(struct serve *s, struct error *e)
 	return err;
 }
 
-/* From the VDUSE device to the end of the main loop, and back. */
+/* From the device to the end of the main loop, and back. */
 static int run_device(struct serve *s, struct error *e)
 {
 	struct error close_error = ERROR_INIT;
 	int err, close_err;
 
-	err = create_device(s, e);
+	if (s->options.transport == TRANSPORT_VHOST_USER)
+		err = create_vhost_user(s, e);
+	else
+		err = create_vduse(s, e);
 	if (err)
 		return err;
 	err = open_control(s, e);
@@ -172,6 +196,25 @@ static int prepare_runtime(struct serve *s, const struct account *account, struc
 	return err;
 }
 
+/* The kernel's side: modules and /dev/vduse/control. */
+static int prepare_vduse(struct serve *s, struct error *e)
+{
+	s->control_fd = -1;
+	if (s->options.transport != TRANSPORT_VDUSE)
+		return 0;
+	if (s->options.bind != BIND_NONE)
+		vdpa_load_driver(s->options.bind == BIND_VHOST ? VDPA_DRIVER_VHOST :
+				 VDPA_DRIVER_VIRTIO);
+	s->control_fd = vduse_control_open(e);
+	return min(s->control_fd, 0);
+}
+
+static void close_vduse(const struct serve *s)
+{
+	if (s->control_fd >= 0)
+		close(s->control_fd);
+}
+
 /* What needs root comes first; storage is opened with the account's rights. */
 static int prepare(struct serve *s, struct error *e)
 {
@@ -183,13 +226,9 @@ static int prepare(struct serve *s, struct error *e)
 		if (err)
 			return err;
 	}
-	if (s->options.bind != BIND_NONE)
-		vdpa_load_driver(s->options.bind == BIND_VHOST ? VDPA_DRIVER_VHOST :
-				 VDPA_DRIVER_VIRTIO);
-
-	s->control_fd = vduse_control_open(e);
-	if (s->control_fd < 0)
-		return s->control_fd;
+	err = prepare_vduse(s, e);
+	if (err)
+		return err;
 	err = prepare_runtime(s, &account, e);
 	if (err)
 		goto close_control;
@@ -204,7 +243,7 @@ release_runtime:
 	close(s->socket_fd);
 	runtime_release(&s->runtime);
 close_control:
-	close(s->control_fd);
+	close_vduse(s);
 	return err;
 }
 
@@ -218,7 +257,8 @@ static int serve(struct serve *s, struct error *e)
 	err = loop_create(&(struct loop_params) { .name = "main" }, &s->loop, e);
 	if (err)
 		goto unprepare;
-	err = serve_find_predecessor(s, e);
+	if (s->options.transport == TRANSPORT_VDUSE)
+		err = serve_find_predecessor(s, e);
 	if (err)
 		goto destroy_loop;
 	err = serve_open_storage(s, e);
@@ -242,7 +282,7 @@ unprepare:
 	if (s->socket_fd >= 0)
 		close(s->socket_fd);
 	runtime_release(&s->runtime);
-	close(s->control_fd);
+	close_vduse(s);
 	return err;
 }
 

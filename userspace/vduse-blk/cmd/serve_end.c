@@ -85,7 +85,8 @@ static _Noreturn void leave(struct serve *s)
 {
 	struct error e = ERROR_INIT;
 
-	if (vduse_dev_destroy(s->control_fd, s->options.name, &e))
+	if (s->options.transport == TRANSPORT_VDUSE &&
+	    vduse_dev_destroy(s->control_fd, s->options.name, &e))
 		log_warning("%s", e.text);
 	runtime_release(&s->runtime);
 	_exit(EXIT_FAILURE);
@@ -111,6 +112,11 @@ static void begin_detach(struct serve *s)
 	s->state = SERVE_DETACHING;
 	sd_notify(0, "STOPPING=1\nSTATUS=Detaching");
 	log_info("%s: detaching", s->options.name);
+	/* Nothing is attached anywhere: closing the transport is all there is to do. */
+	if (s->options.transport != TRANSPORT_VDUSE) {
+		loop_stop(s->loop);
+		return;
+	}
 	s->job.done = detached;
 	if (detach_start(&s->job, &e)) {
 		fail(s, &e);

@@ -71,11 +71,12 @@ json_t *serve_describe(const struct serve *s)
 	for (i = 0; i < s->options.queues; i++)
 		json_array_append_new(queues, describe_queue(s, i));
 
-	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:o, s:o}",
+	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:o, s:o}",
 			     "name", s->options.name,
 			     "pid", (int)getpid(),
 			     "state", state_names[s->state],
 			     "path", s->path,
+			     "transport", transport_kind_name(s->options.transport),
 			     "bind", bind_target_name(s->options.bind),
 			     "uri", json_text(s->options.uri),
 			     "server", server_state(s),

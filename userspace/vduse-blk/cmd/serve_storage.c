@@ -16,7 +16,7 @@
  * what the user sees. So every ring entry gets its share of the memory, which
  * grows up to what the module allows, and no request takes more than half of
  * it; the other half is for headers, status bytes, indirect tables and
- * rounding. Below vhost_vdpa there is no bounce memory.
+ * rounding. Below vhost_vdpa and with vhost-user there is no bounce memory.
  */
 #define BOUNCE_SHARE	(256u << 10)
 
@@ -26,7 +26,7 @@ struct serve_bounce serve_plan_bounce(const struct serve_options *o)
 	uint64_t size = min(entries * BOUNCE_SHARE, (uint64_t)VDUSE_BOUNCE_MAX);
 	struct serve_bounce bounce = { 0 };
 
-	if (!o->packed || o->bind == BIND_VHOST)
+	if (!o->packed || o->bind == BIND_VHOST || o->transport != TRANSPORT_VDUSE)
 		return bounce;
 	size = max(size, (uint64_t)VDUSE_BOUNCE_DEFAULT);
 	bounce.max_request = (uint32_t)min(size / entries, (uint64_t)BOUNCE_SHARE) / 2;

@@ -73,6 +73,8 @@ static void test_defaults(void **state)
 	assert_int_equal(o.queues, 1);
 	assert_int_equal(o.queue_size, 256);
 	assert_false(o.packed);
+	assert_int_equal(o.transport, TRANSPORT_VDUSE);
+	assert_null(o.socket);
 	assert_int_equal(o.bind, BIND_VIRTIO);
 	assert_false(o.read_only);
 	assert_string_equal(o.serial, "");
@@ -105,6 +107,13 @@ static void test_everything(void **state)
 	assert_true(o.read_only);
 	assert_string_equal(o.serial, "12345678901234567890");
 	assert_int_equal(o.tunables.log_level, LOG_LEVEL_DEBUG);
+	serve_options_release(&o);
+
+	assert_int_equal(parse("serve --name d0 --uri null:1M --transport vhost-user --socket /run/s", &o,
+			       &e), 0);
+	assert_int_equal(o.transport, TRANSPORT_VHOST_USER);
+	assert_string_equal(o.socket, "/run/s");
+	assert_int_equal(o.bind, BIND_NONE);
 	serve_options_release(&o);
 
 	assert_int_equal(parse("serve --name d0 --uri null:1M --read-only=off --user nobody --block-size 4096 --bind none",
@@ -161,6 +170,13 @@ static void test_refused(void **state)
 		{ "--name d0 --uri null:1M --queue-size 2048", "queue-size" },
 		{ "--name d0 --uri null:1M --packed maybe", "packed" },
 		{ "--name d0 --uri null:1M --bind qemu", "bind" },
+		{ "--name d0 --uri null:1M --transport pigeon", "transport" },
+		{ "--name d0 --uri null:1M --transport vhost-user", "--socket" },
+		{ "--name d0 --uri null:1M --socket /run/s", "--transport vhost-user" },
+		{ "--name d0 --uri null:1M --transport vhost-user --socket=", "socket" },
+		{ "--name d0 --uri null:1M --transport vhost-user --socket /" N65 N65, "socket" },
+		{ "--name d0 --uri null:1M --transport vhost-user --socket /run/s --bind vhost",
+		  "--bind" },
 		{ "--name d0 --uri null:1M --read-only=perhaps", "read-only" },
 		{ "--name d0 --uri null:1M --serial 123456789012345678901", "serial" },
 		{ "--name d0 --uri null:1M --serial a\tb", "serial" },
