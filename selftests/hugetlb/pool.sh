@@ -68,6 +68,15 @@ free_kB()
 	echo $(($(meminfo MemFree) + lists * $(getconf PAGESIZE) / 1024))
 }
 
+# quarantine_kB: what KASAN may keep of what was freed, a 32nd of memory; 0 without
+quarantine_kB()
+{
+	local part=0
+
+	! grep -q ' kasan_quarantine_reduce$' /proc/kallsyms || part=$(($(meminfo MemTotal) / 32))
+	echo "$part"
+}
+
 # vmstat NAME
 vmstat() { sed -n "s/^$1 //p" /proc/vmstat; }
 
@@ -99,5 +108,5 @@ memory_is_back()
 		"now $memmap, $boot"
 	[ "$memmap" -eq "$first_memmap" ] &&
 		[ "$total" -eq $((first_total + (first_boot - boot) * page_kB)) ] &&
-		[ "$free" -ge $((first_free - 8 * 1024)) ]
+		[ "$free" -ge $((first_free - 8 * 1024 - $(quarantine_kB))) ]
 }

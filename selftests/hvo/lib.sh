@@ -26,11 +26,7 @@ export HVO_KO=${HVO_KO:-$here/../../../modules-test/$arch/hvo.ko}
 # hvo_sysctl, hvo_figures, pools: from the files above.
 # shellcheck disable=SC2154
 parameters=/sys/module/hvo/parameters
-# With KASAN, what was freed stays in quarantine: up to a 32nd of memory, in kB.
-quarantine=0
-if grep -q ' kasan_quarantine_reduce$' /proc/kallsyms; then
-	quarantine=$(($(meminfo MemTotal) / 32))
-fi
+quarantine=$(quarantine_kB)
 # What the kernel's own caches may have grown by while a program ran, in kB.
 memory_slack=$((24 * 1024 + quarantine))
 holders=()
