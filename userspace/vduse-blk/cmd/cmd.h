@@ -62,4 +62,22 @@ int cmd_set(int argc, char **argv);
  */
 int cmd_fail(int argc, char **argv);
 
+/**
+ * cmd_resize() - take over the size of the storage
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_resize(int argc, char **argv);
+
+/**
+ * cmd_stop() - end one daemon
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_stop(int argc, char **argv);
+
 #endif

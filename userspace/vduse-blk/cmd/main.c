@@ -33,7 +33,9 @@ static const char usage[] =
 	"       vduse-blk status NAME [--json]\n"
 	"       vduse-blk stats NAME [--json]\n"
 	"       vduse-blk set NAME OPTION=VALUE...\n"
+	"       vduse-blk resize NAME\n"
 	"       vduse-blk fail NAME\n"
+	"       vduse-blk stop NAME [--keep]\n"
 	"       vduse-blk --help | --version\n"
 	"\n"
 	"  serve    offer the disk at URI as a block device, until SIGTERM or SIGINT\n"
@@ -41,7 +43,9 @@ static const char usage[] =
 	"  status   show what the daemon of one device does\n"
 	"  stats    show its counters and latencies\n"
 	"  set      change its options\n"
+	"  resize   ask the server for the size again\n"
 	"  fail     fail requests that wait for the server\n"
+	"  stop     end the daemon\n"
 	"\n"
 	"\"vduse-blk COMMAND --help\" says more.\n";
 
@@ -54,7 +58,9 @@ static const struct {
 	{ "status", cmd_status },
 	{ "stats", cmd_stats },
 	{ "set", cmd_set },
+	{ "resize", cmd_resize },
 	{ "fail", cmd_fail },
+	{ "stop", cmd_stop },
 };
 
 int main(int argc, char **argv)

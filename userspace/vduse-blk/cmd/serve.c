@@ -106,6 +106,7 @@ static int create_vduse(struct serve *s, struct error *e)
 		.dir_fd = s->runtime.dir_fd,
 		.recovery = s->recovery,
 		.failed = serve_not_recovered,
+		.removing = serve_removing,
 		.opaque = s,
 		.loop = s->loop,
 		.thread_init = privileges_forget,
@@ -163,9 +164,10 @@ static int run_device(struct serve *s, struct error *e)
 	if (err)
 		err_set_errno(e, -err, "main loop");
 
+	loop_timer_cancel(s->loop, &s->resize_timer);
 	control_server_close(s->control);
 close_device:
-	close_err = transport_close(s->transport, &close_error);
+	close_err = serve_close_transport(s, &close_error);
 	if (close_err && !err && !s->exit_status)
 		err = err_set(e, -close_err, "%s", close_error.text);
 	return err;

@@ -4,7 +4,8 @@
  * thread.
  *
  *	serve.c		from the command line to the main loop and back
- *	serve_storage.c	opening the storage, and the disk that is made of it
+ *	serve_storage.c	opening the storage, the disk that is made of it, and what
+ *			becomes of both later
  *	serve_recover.c	going on with the device of a killed daemon
  *	serve_end.c	attaching, detaching, signals
  *	serve_control.c	what the control socket asks for
@@ -29,6 +30,7 @@ enum serve_state {
 	SERVE_ATTACHING,
 	SERVE_SERVING,
 	SERVE_DETACHING,
+	SERVE_CLOSING,
 };
 
 struct serve {
@@ -50,11 +52,24 @@ struct serve {
 	unsigned int signals; /* that came; see serve_end.c */
 	int exit_status;
 
+	/* The end; see serve_end.c. */
+	bool stopping;
+	unsigned int end; /* enum on_exit, with @stopping */
+	bool given_up; /* requests fail */
+	bool abandoned;
+	uint64_t completed; /* when @stop_timer was armed */
+	struct loop_timer stop_timer;
+
+	/* What became of the storage; see serve_storage.c. */
+	bool shrunk;
+	uint32_t lost_flags; /* BACKEND_F_* that the driver was promised */
+	struct control_request *resizing; /* wait for the storage to be asked */
+	struct loop_timer resize_timer;
+
 	int signal_fd;
 	struct loop_op signal_op;
 	bool watching_signals;
 	bool ending; /* nobody cares for signals any more */
-	struct loop_timer reminder;
 };
 
 /**
@@ -83,6 +98,19 @@ struct serve_bounce serve_plan_bounce(const struct serve_options *o);
  * Return: 0 or -errno.
  */
 int serve_open_storage(struct serve *s, struct error *e);
+
+/**
+ * serve_apply_policy() - writes are allowed or not, as --on-shrink says
+ * @s:	with a disk
+ */
+void serve_apply_policy(struct serve *s);
+
+/**
+ * serve_resize() - ask the storage for its size again
+ * @s:	with a device
+ * @r:	answered when that is known
+ */
+void serve_resize(struct serve *s, struct control_request *r);
 
 /**
  * serve_state_name() - for status
@@ -151,6 +179,31 @@ void serve_control(void *opaque, struct control_request *r);
  * A failure ends the main loop.
  */
 void serve_begin_attach(struct serve *s);
+
+/**
+ * serve_stop() - end, unless that is under way
+ * @s:		with a device
+ * @how:	enum on_exit
+ */
+void serve_stop(struct serve *s, unsigned int how);
+
+/**
+ * serve_removing() - somebody removes the device, or has done so
+ * @opaque:	struct serve
+ * @removing:	which
+ */
+void serve_removing(void *opaque, bool removing);
+
+/**
+ * serve_close_transport() - the device's end
+ * @s:	with a device, outside of its loop, which this runs
+ * @e:	error text
+ *
+ * May end the process, when requests in flight are left to a successor.
+ *
+ * Return: 0, or -errno when something was left behind.
+ */
+int serve_close_transport(struct serve *s, struct error *e);
 
 /**
  * serve_open_signals() - block SIGTERM and SIGINT and have them in a descriptor

@@ -26,6 +26,7 @@ static void set(struct serve *s, const struct control_command *command, struct c
 	s->options.tunables = command->tunables;
 	log_set_level((enum log_level)command->tunables.log_level);
 	backend_set_tunables(s->backend, &command->tunables.backend);
+	serve_apply_policy(s);
 	answer_with(r, "options", tunables_describe(&s->options.tunables,
 						    &s->backend->options.tunables));
 }
@@ -47,7 +48,14 @@ static void carry_out(struct serve *s, const struct control_command *command,
 		backend_fail(s->backend);
 		control_answer(r, NULL);
 		break;
-	default:
+	case CONTROL_RESIZE:
+		serve_resize(s, r);
+		break;
+	case CONTROL_STOP:
+		control_answer(r, NULL);
+		serve_stop(s, command->on_exit);
+		break;
+	case _CONTROL_KIND_MAX:
 		break;
 	}
 }

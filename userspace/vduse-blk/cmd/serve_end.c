@@ -2,11 +2,25 @@
 /*
  * vduse-blk serve: attaching the device, and the end.
  *
- * The first signal detaches, however long requests in flight take. The second
- * gives those up: the kernel sees the device without a process, and our module
- * then fails what the driver waits for. The third just ends the process.
+ * An end is asked for by SIGTERM, SIGINT or "vduse-blk stop". Detaching, the driver
+ * writes back what it has and lets go, while requests are served as ever. Keeping,
+ * the queues finish what is in flight and the device is left to a successor.
+ *
+ * Neither waits for storage that does not answer. When requests are in flight and
+ * none was completed for --stop-timeout:
+ *
+ *	detaching	they fail, and so do all that still come; should even that
+ *			be impossible, the process leaves the device to the kernel,
+ *			and our module fails what the driver waits for
+ *	keeping		they stay in the log for the successor
+ *
+ * Somebody else removing the device ("vdpa dev del") is treated like detaching,
+ * but that the daemon goes on and serves the next driver.
+ *
+ * A second signal does not wait for the timeout. A third just ends the process.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -21,11 +35,12 @@
 #include "cmd/serve.h"
 #include "transport/vduse_dev.h"
 
-#define DETACH_REMINDER_MS 10000
-
-/* Attaching and detaching */
+/* For requests that were given up to come back. */
+#define GIVE_UP_MS	300
 
 static void begin_detach(struct serve *s);
+
+/* Attaching */
 
 /* Report why, and let the main loop end with a failure. */
 static void fail(struct serve *s, const struct error *e)
@@ -46,6 +61,14 @@ static void ready(struct serve *s)
 	sd_notifyf(0, "READY=1\nSTATUS=Serving %s", s->path[0] ? s->path : s->options.name);
 }
 
+static void end_as_asked(struct serve *s)
+{
+	if (s->end == ON_EXIT_KEEP)
+		loop_stop(s->loop);
+	else
+		begin_detach(s);
+}
+
 static void attached(struct attach_job *job)
 {
 	struct serve *s = container_of(job, struct serve, job);
@@ -61,8 +84,8 @@ static void attached(struct attach_job *job)
 	privileges_settle();
 	memcpy(s->path, job->path, sizeof(s->path));
 	ready(s);
-	if (s->signals)
-		begin_detach(s);
+	if (s->stopping)
+		end_as_asked(s);
 }
 
 void serve_begin_attach(struct serve *s)
@@ -80,6 +103,8 @@ void serve_begin_attach(struct serve *s)
 		fail(s, &e);
 }
 
+/* Detaching */
+
 /* After transport_abandon(): the queue threads cannot be waited for. */
 static _Noreturn void leave(struct serve *s)
 {
@@ -96,8 +121,7 @@ static void detached(struct attach_job *job)
 {
 	struct serve *s = container_of(job, struct serve, job);
 
-	loop_timer_cancel(s->loop, &s->reminder);
-	if (s->signals > 1)
+	if (s->abandoned)
 		leave(s);
 	if (job->error)
 		fail(s, &job->text);
@@ -118,26 +142,131 @@ static void begin_detach(struct serve *s)
 		return;
 	}
 	s->job.done = detached;
-	if (detach_start(&s->job, &e)) {
+	if (detach_start(&s->job, &e))
 		fail(s, &e);
-		return;
-	}
-	loop_timer_arm(s->loop, &s->reminder, DETACH_REMINDER_MS);
 }
 
-static void remind(struct loop_timer *timer)
-{
-	struct serve *s = container_of(timer, struct serve, reminder);
-	struct vblk_queue_stats stats;
-	unsigned int i, in_flight = 0;
+/* What is in flight */
 
+/* Requests completed so far; how many are in flight in @ret_in_flight. */
+static uint64_t count_requests(const struct serve *s, unsigned int *ret_in_flight)
+{
+	struct vblk_queue_stats stats;
+	uint64_t completed = 0;
+	unsigned int i;
+
+	*ret_in_flight = 0;
 	for (i = 0; i < s->options.queues; i++) {
 		queue_thread_stats(transport_queue(s->transport, i), &stats);
-		in_flight += stats.in_flight;
+		*ret_in_flight += stats.in_flight;
+		completed += stats.read_ops + stats.write_ops + stats.flush_ops +
+			     stats.discard_ops + stats.write_zeroes_ops + stats.other_ops;
 	}
-	log_warning("%s: still detaching, %u requests wait for the storage; another signal gives them up",
-		    s->options.name, in_flight);
-	loop_timer_arm(s->loop, timer, DETACH_REMINDER_MS);
+	return completed;
+}
+
+static void watch_progress(struct serve *s, unsigned int ms)
+{
+	unsigned int in_flight;
+
+	s->completed = count_requests(s, &in_flight);
+	if (ms != BACKEND_NEVER)
+		loop_timer_arm(s->loop, &s->stop_timer, ms);
+}
+
+static void give_up(struct serve *s)
+{
+	unsigned int in_flight;
+
+	count_requests(s, &in_flight);
+	log_warning("%s: giving up %u requests in flight", s->options.name, in_flight);
+	s->given_up = true;
+	if (s->stopping)
+		s->exit_status = EXIT_FAILURE;
+	vblk_device_set_failing(&s->disk, true);
+	backend_fail(s->backend);
+	watch_progress(s, GIVE_UP_MS);
+}
+
+/* Requests that even the backend cannot give up, in a system call for instance. */
+static void abandon(struct serve *s)
+{
+	log_warning("%s: leaving the device to the kernel", s->options.name);
+	s->abandoned = true;
+	s->exit_status = EXIT_FAILURE;
+	transport_abandon(s->transport);
+	if (s->state == SERVE_CLOSING)
+		leave(s);
+}
+
+static void stop_timer_expired(struct loop_timer *timer)
+{
+	struct serve *s = container_of(timer, struct serve, stop_timer);
+	struct transport_status status;
+	unsigned int in_flight;
+	uint64_t completed;
+
+	completed = count_requests(s, &in_flight);
+	transport_status(s->transport, &status);
+	if (s->state == SERVE_SERVING && !in_flight && !status.driver_status)
+		return; /* removed, and there is no driver to wait for */
+	if (completed != s->completed || !in_flight)
+		watch_progress(s, s->given_up ? GIVE_UP_MS : s->options.tunables.stop_ms);
+	else if (!s->given_up)
+		give_up(s);
+	else if (s->stopping && !s->abandoned)
+		abandon(s);
+}
+
+void serve_stop(struct serve *s, unsigned int how)
+{
+	if (s->stopping)
+		return;
+	s->stopping = true;
+	s->end = how;
+	if (how == ON_EXIT_DETACH)
+		watch_progress(s, s->options.tunables.stop_ms);
+	/* An attachment under way is finished first; see attached(). */
+	if (s->state == SERVE_SERVING)
+		end_as_asked(s);
+}
+
+void serve_removing(void *opaque, bool removing)
+{
+	struct serve *s = opaque;
+
+	if (s->stopping)
+		return;
+	if (removing) {
+		log_info("%s: somebody removes the device", s->options.name);
+		watch_progress(s, s->options.tunables.stop_ms);
+		return;
+	}
+	loop_timer_cancel(s->loop, &s->stop_timer);
+	s->given_up = false;
+	vblk_device_set_failing(&s->disk, false);
+}
+
+int serve_close_transport(struct serve *s, struct error *e)
+{
+	int err;
+
+	s->state = SERVE_CLOSING;
+	if (s->end == ON_EXIT_KEEP && !s->exit_status) {
+		s->runtime.keep = s->options.transport == TRANSPORT_VDUSE;
+		err = transport_keep(s->transport, s->options.tunables.stop_ms, e);
+		if (err != -ETIMEDOUT)
+			return err;
+		/* As if killed: the log has what is in flight. */
+		log_info("%s: requests in flight are left to a successor", s->options.name);
+		runtime_release(&s->runtime);
+		_exit(EXIT_SUCCESS);
+	}
+	if (!s->stop_timer.armed)
+		watch_progress(s, s->options.tunables.stop_ms);
+	err = transport_close(s->transport, e);
+	loop_timer_cancel(s->loop, &s->stop_timer);
+	return err;
 }
 
 /* Signals */
@@ -167,13 +296,11 @@ static void signalled(struct loop_op *op, int res, uint32_t cqe_flags)
 	serve_watch_signals(s);
 	switch (s->signals++) {
 	case 0:
-		/* An attachment under way is finished first; see attached(). */
-		if (s->state == SERVE_SERVING)
-			begin_detach(s);
+		serve_stop(s, s->options.tunables.on_exit);
 		break;
 	case 1:
-		log_warning("%s: giving up the requests in flight", s->options.name);
-		transport_abandon(s->transport);
+		if (s->end == ON_EXIT_DETACH && !s->given_up)
+			give_up(s);
 		break;
 	default:
 		log_error("%s: leaving without having detached the device", s->options.name);
@@ -202,6 +329,6 @@ int serve_open_signals(struct serve *s, struct error *e)
 		return err_set_errno(e, errno, "create a signalfd");
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	s->signal_op.complete = signalled;
-	s->reminder.expired = remind;
+	s->stop_timer.expired = stop_timer_expired;
 	return 0;
 }

@@ -14,6 +14,7 @@ static const char *const state_names[] = {
 	[SERVE_ATTACHING] = "attaching",
 	[SERVE_SERVING] = "serving",
 	[SERVE_DETACHING] = "detaching",
+	[SERVE_CLOSING] = "closing",
 };
 
 static json_t *describe_queue(const struct serve *s, unsigned int index)
@@ -52,6 +53,12 @@ static const char *server_state(const struct serve *s)
 	return state;
 }
 
+/* As the driver was promised? */
+static const char *storage_state(const struct serve *s)
+{
+	return s->shrunk ? "shrunk" : s->lost_flags ? "changed" : "ok";
+}
+
 const char *serve_state_name(enum serve_state state)
 {
 	return state_names[state];
@@ -71,7 +78,7 @@ json_t *serve_describe(const struct serve *s)
 	for (i = 0; i < s->options.queues; i++)
 		json_array_append_new(queues, describe_queue(s, i));
 
-	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:o, s:o}",
+	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:s, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:o, s:o}",
 			     "name", s->options.name,
 			     "pid", (int)getpid(),
 			     "state", state_names[s->state],
@@ -82,6 +89,7 @@ json_t *serve_describe(const struct serve *s)
 			     "server", server_state(s),
 			     "size", (json_int_t)(s->disk.capacity << VBLK_SECTOR_SHIFT),
 			     "block_size", (int)s->disk.block_size,
+			     "storage", storage_state(s),
 			     "read_only", (int)s->disk.read_only,
 			     "queues", (int)s->options.queues,
 			     "queue_size", (int)s->options.queue_size,

@@ -1,13 +1,22 @@
 // SPDX-License-Identifier: MIT
 /*
  * vduse-blk serve: the storage, and the disk that is made of it.
+ *
+ * The storage may change while it is used. What the driver was promised is in
+ * struct vblk_device. More of it is announced. Less cannot be: requests fail that
+ * cannot be carried out, and --on-shrink says whether others still may write.
  */
 #include <inttypes.h>
+
+#include <jansson.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "cmd/serve.h"
 #include "transport/vduse_dev.h"
+
+/* For an answer that says nothing new, or never comes. */
+#define RESIZE_MS	3000
 
 /*
  * With packed rings, running out of bounce memory must be impossible. A driver
@@ -35,6 +44,105 @@ struct serve_bounce serve_plan_bounce(const struct serve_options *o)
 	return bounce;
 }
 
+/* What the driver was promised and the storage cannot do any more. */
+#define PROMISES (BACKEND_F_FLUSH | BACKEND_F_DISCARD | BACKEND_F_WRITE_ZEROES)
+
+static uint64_t disk_bytes(const struct serve *s)
+{
+	return s->disk.capacity << VBLK_SECTOR_SHIFT;
+}
+
+static void answer_resize(struct serve *s)
+{
+	struct control_request *r;
+
+	loop_timer_cancel(s->loop, &s->resize_timer);
+	while ((r = s->resizing)) {
+		s->resizing = r->next;
+		control_answer(r, json_pack("{s:I, s:I}", "size", (json_int_t)disk_bytes(s),
+					    "storage_size",
+					    (json_int_t)s->backend->info.size));
+	}
+}
+
+static void resize_timer_expired(struct loop_timer *timer)
+{
+	answer_resize(container_of(timer, struct serve, resize_timer));
+}
+
+void serve_resize(struct serve *s, struct control_request *r)
+{
+	r->next = s->resizing;
+	s->resizing = r;
+	s->resize_timer.expired = resize_timer_expired;
+	loop_timer_arm(s->loop, &s->resize_timer, RESIZE_MS);
+	backend_refresh(s->backend);
+}
+
+static void grow(struct serve *s, uint64_t size)
+{
+	const uint64_t before = disk_bytes(s);
+	struct error e = ERROR_INIT;
+
+	if (vblk_device_set_capacity(&s->disk, size))
+		return;
+	log_info("%s: the storage has grown from %" PRIu64 " to %" PRIu64 " bytes",
+		 s->options.name, before, disk_bytes(s));
+	if (s->transport && transport_config_changed(s->transport, &e))
+		log_error("%s", e.text);
+}
+
+void serve_apply_policy(struct serve *s)
+{
+	const bool less = s->shrunk || s->lost_flags;
+
+	if (s->options.read_only)
+		return;
+	vblk_device_set_read_only(&s->disk, less &&
+				  s->options.tunables.on_shrink == ON_SHRINK_READ_ONLY);
+}
+
+/* Compared with what the driver knows; the storage may also come back to that. */
+static void compare(struct serve *s, const struct backend_info *now)
+{
+	const bool less = s->shrunk || s->lost_flags;
+
+	s->shrunk = now->size < disk_bytes(s);
+	s->lost_flags = s->disk.backend_flags & PROMISES & ~now->flags;
+	if (!s->options.read_only)
+		s->lost_flags |= now->flags & BACKEND_F_READ_ONLY;
+	if (s->shrunk)
+		log_error("%s: the storage has shrunk from %" PRIu64 " to %" PRIu64 " bytes",
+			  s->options.name, disk_bytes(s), now->size);
+	if (s->lost_flags)
+		log_error("%s: the storage does not offer any more:%s%s%s%s", s->options.name,
+			  s->lost_flags & BACKEND_F_READ_ONLY ? " writing" : "",
+			  s->lost_flags & BACKEND_F_FLUSH ? " flush" : "",
+			  s->lost_flags & BACKEND_F_DISCARD ? " discard" : "",
+			  s->lost_flags & BACKEND_F_WRITE_ZEROES ? " write-zeroes" : "");
+	if (less && !s->shrunk && !s->lost_flags)
+		log_info("%s: the storage is again what it was", s->options.name);
+	serve_apply_policy(s);
+}
+
+static void storage_changed(void *opaque, const struct backend_info *now,
+			    enum backend_change what)
+{
+	struct serve *s = opaque;
+
+	switch (what) {
+	case BACKEND_GROWN:
+	case BACKEND_SHRUNK:
+	case BACKEND_FLAGS_CHANGED:
+		grow(s, now->size);
+		compare(s, now);
+		answer_resize(s);
+		break;
+	default:
+		break; /* the backend logs it, the statistics show it */
+	}
+}
+
 int serve_open_storage(struct serve *s, struct error *e)
 {
 	const struct backend_options options = {
@@ -44,6 +152,7 @@ int serve_open_storage(struct serve *s, struct error *e)
 		.queue_depth = s->options.queue_size,
 		.tunables = s->options.tunables.backend,
 		.replay_log = s->options.replay_log,
+		.events = { .main = s->loop, .changed = storage_changed, .opaque = s },
 		.prior_writes = s->recovery ? s->recovery->writes : NULL,
 		.prior_writes_n = s->recovery ? s->recovery->num_writes : 0,
 	};

@@ -177,7 +177,8 @@ static json_t *describe_duration(const struct tunables *t, const struct duration
 	const uint32_t ms = *(const uint32_t *)(const void *)((const char *)t + d->offset);
 	char text[16];
 
-	if ((d->off == OFF_IS_ZERO && !ms) || (d->off == OFF_IS_MAX && ms == BACKEND_NEVER))
+	/* The backend says BACKEND_NEVER for both. */
+	if (ms == BACKEND_NEVER || (d->off == OFF_IS_ZERO && !ms))
 		return json_string("off");
 	format_ms(ms, text, sizeof(text));
 	return json_string(text);

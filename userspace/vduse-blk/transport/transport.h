@@ -34,6 +34,7 @@ struct transport_status {
  * struct transport_ops - a transport's side of the calls below
  * @name:		for logs and status
  * @close:		see transport_close()
+ * @keep:		see transport_keep(); NULL: close is all there is to do
  * @abandon:		see transport_abandon()
  * @status:		see transport_status()
  * @queue:		see transport_queue()
@@ -42,6 +43,7 @@ struct transport_status {
 struct transport_ops {
 	const char *name;
 	int (*close)(struct transport *t, struct error *e);
+	int (*keep)(struct transport *t, unsigned int limit_ms, struct error *e);
 	void (*abandon)(struct transport *t);
 	void (*status)(const struct transport *t, struct transport_status *ret_status);
 	struct queue_thread *(*queue)(const struct transport *t, unsigned int index);
@@ -63,6 +65,22 @@ struct transport {
 static inline int transport_close(struct transport *t, struct error *e)
 {
 	return t ? t->ops->close(t, e) : 0;
+}
+
+/**
+ * transport_keep() - leave device and driver to a successor
+ * @t:		as for transport_close()
+ * @limit_ms:	for what is in flight; BACKEND_NEVER: no limit
+ * @e:		error text
+ *
+ * Finishes what is in flight, takes nothing new, and frees all but the device.
+ *
+ * Return: 0; -ETIMEDOUT when requests are still in flight: only the end of the
+ * process may follow, the successor finds them in the log.
+ */
+static inline int transport_keep(struct transport *t, unsigned int limit_ms, struct error *e)
+{
+	return t->ops->keep ? t->ops->keep(t, limit_ms, e) : t->ops->close(t, e);
 }
 
 /**

@@ -49,6 +49,11 @@ struct vduse {
 	int fd;
 	struct loop_op poll_op;
 	bool polling;
+	struct loop_op removal_op; /* watches for POLLPRI, whatever the messages do */
+	bool watching_removal;
+	bool removing; /* it came, and the driver has not gone yet */
+	struct loop_timer keep_timer;
+	bool kept_late; /* it has expired */
 	bool closing; /* close_vduse() runs the loop until nothing is under way */
 	bool abandoned;
 	uint64_t features;
@@ -146,6 +151,8 @@ static int config_changed(struct transport *t, struct error *e)
 	if (err)
 		return err_set_errno(e, -err, "set the configuration space of \"%s\"",
 				     v->params.name);
+	v->facts.capacity = v->params.disk->capacity;
+	vduse_log_write(v->log, &v->facts);
 	v->config_retries = 0;
 	tell_config(v);
 	return 0;
@@ -338,6 +345,37 @@ static void vq_state(struct vduse_messages *m, uint32_t index)
 	queue_thread_query(vduse_queue_thread(v->slots[index].queue), queue_answered, v);
 }
 
+static void set_removing(struct vduse *v, bool removing)
+{
+	if (v->removing == removing)
+		return;
+	v->removing = removing;
+	if (v->params.removing)
+		v->params.removing(v->params.opaque, removing);
+}
+
+/*
+ * POLLPRI stays for as long as the removal takes, which is longer than its driver
+ * does. So it is watched for again only when the next driver says something.
+ */
+static void watch_removal(struct vduse *v)
+{
+	v->watching_removal = true;
+	io_uring_prep_poll_add(loop_sqe(v->params.loop, &v->removal_op), v->fd, POLLPRI);
+}
+
+static void removal_begins(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct vduse *v = container_of(op, struct vduse, removal_op);
+
+	(void)cqe_flags;
+	v->watching_removal = false;
+	if (v->closing)
+		loop_stop(v->params.loop);
+	else if (!v->abandoned && res > 0 && res & POLLPRI)
+		set_removing(v, true);
+}
+
 static void listen_for_messages(struct vduse *v)
 {
 	v->polling = true;
@@ -372,6 +410,10 @@ static void respond(struct vduse_messages *m, const struct vduse_dev_response *r
 	if (v->abandoned)
 		return;
 	write_log(v);
+	if (!v->messages.status)
+		set_removing(v, false);
+	else if (!v->watching_removal && !v->closing)
+		watch_removal(v);
 	n = write(v->fd, response, sizeof(*response));
 	/* The kernel gave up waiting: it has drawn its conclusions already. */
 	if (n < 0 && errno == ENOENT)
@@ -440,7 +482,6 @@ static void message_ready(struct loop_op *op, int res, uint32_t cqe_flags)
 		log_error("%s: the kernel has given the device up", v->params.name);
 		return;
 	}
-
 	n = read(v->fd, &request, sizeof(request));
 	if (n == sizeof(request)) {
 		log_request(v, &request);
@@ -502,17 +543,26 @@ static void stopped_for_good(struct vduse *v, int error)
 	loop_stop(v->params.loop);
 }
 
+/* Nothing watches the device any more, and no message is at work. */
+static void quiesce(struct vduse *v)
+{
+	v->closing = true;
+	loop_timer_cancel(v->params.loop, &v->config_timer);
+	if (v->polling)
+		loop_cancel(v->params.loop, &v->poll_op);
+	if (v->watching_removal)
+		loop_cancel(v->params.loop, &v->removal_op);
+	while (v->polling || v->watching_removal ||
+	       (vduse_messages_busy(&v->messages) && !v->kept_late))
+		loop_run(v->params.loop);
+}
+
 static int close_vduse(struct transport *t, struct error *e)
 {
 	struct vduse *v = from_transport(t);
 	int err;
 
-	v->closing = true;
-	loop_timer_cancel(v->params.loop, &v->config_timer);
-	if (v->polling)
-		loop_cancel(v->params.loop, &v->poll_op);
-	while (v->polling || vduse_messages_busy(&v->messages))
-		loop_run(v->params.loop);
+	quiesce(v);
 	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
 	loop_run(v->params.loop);
 	destroy_queues(v);
@@ -524,6 +574,44 @@ static int close_vduse(struct transport *t, struct error *e)
 	return err;
 }
 
+static void keep_timer_expired(struct loop_timer *timer)
+{
+	struct vduse *v = container_of(timer, struct vduse, keep_timer);
+
+	v->kept_late = true;
+	loop_stop(v->params.loop);
+}
+
+static void stopped_to_be_kept(struct vduse *v, int error)
+{
+	(void)error;
+	loop_timer_cancel(v->params.loop, &v->keep_timer);
+	loop_stop(v->params.loop);
+}
+
+/* The log is right at every moment, so there is nothing to be written at the end. */
+static int keep_vduse(struct transport *t, unsigned int limit_ms, struct error *e)
+{
+	struct vduse *v = from_transport(t);
+
+	v->keep_timer.expired = keep_timer_expired;
+	if (limit_ms != BACKEND_NEVER)
+		loop_timer_arm(v->params.loop, &v->keep_timer, limit_ms);
+	quiesce(v);
+	if (!v->kept_late) {
+		stop_queues(v, 0, UINT64_MAX, stopped_to_be_kept);
+		loop_run(v->params.loop);
+	}
+	if (v->kept_late)
+		return err_set(e, ETIMEDOUT, "requests of \"%s\" are still in flight",
+			       v->params.name);
+	destroy_queues(v);
+	vduse_log_close(v->log);
+	close(v->fd);
+	free(v);
+	return 0;
+}
+
 static void abandon_vduse(struct transport *t)
 {
 	struct vduse *v = from_transport(t);
@@ -533,6 +621,8 @@ static void abandon_vduse(struct transport *t)
 	loop_timer_cancel(v->params.loop, &v->config_timer);
 	if (v->polling)
 		loop_cancel(v->params.loop, &v->poll_op);
+	if (v->watching_removal)
+		loop_cancel(v->params.loop, &v->removal_op);
 	/* Other threads use the number: it must not become another file's. */
 	if (fd < 0 || dup3(fd, v->fd, O_CLOEXEC) < 0)
 		close(v->fd);
@@ -559,6 +649,7 @@ static struct queue_thread *queue(const struct transport *t, unsigned int index)
 static const struct transport_ops vduse_transport_ops = {
 	.name = "vduse",
 	.close = close_vduse,
+	.keep = keep_vduse,
 	.abandon = abandon_vduse,
 	.status = status,
 	.queue = queue,
@@ -637,6 +728,7 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 	v->transport.ops = &vduse_transport_ops;
 	v->params = *params;
 	v->poll_op.complete = message_ready;
+	v->removal_op.complete = removal_begins;
 	v->config_timer.expired = config_timer_expired;
 	vduse_messages_init(&v->messages, &message_ops, params->nqueues);
 
@@ -662,6 +754,7 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 		recovery->log = NULL;
 	}
 	v->created = true;
+	watch_removal(v);
 	*ret_transport = &v->transport;
 	return 0;
 

@@ -11,6 +11,7 @@
 #ifndef VDUSE_BLK_TRANSPORT_VDUSE_H
 #define VDUSE_BLK_TRANSPORT_VDUSE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "backend/backend.h"
@@ -34,7 +35,10 @@ struct vduse_recovery;
  * @recovery:	a device to go on with, or NULL to create one
  * @failed:	called on the main loop when that device turned out not to be one to
  *		go on with; @error says why. The loop should end
- * @opaque:	its first argument
+ * @removing:	called on the main loop: true when somebody removes the device from
+ *		the vDPA bus, while its driver waits for requests in flight; false
+ *		when that driver has gone. Only our vduse.ko tells; or NULL
+ * @opaque:	their first argument
  * @loop:	main loop
  * @thread_init: called first on every queue thread; or NULL
  */
@@ -49,6 +53,7 @@ struct vduse_params {
 	int dir_fd;
 	struct vduse_recovery *recovery;
 	void (*failed)(void *opaque, const struct error *error);
+	void (*removing)(void *opaque, bool removing);
 	void *opaque;
 	struct loop *loop;
 	void (*thread_init)(void);

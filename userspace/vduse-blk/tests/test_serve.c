@@ -1,0 +1,591 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A whole daemon in this process, behind a vhost-user socket: the commands of the
+ * control socket, growing and shrinking storage, and that an end comes soon
+ * whatever the storage does.
+ *
+ * The storage is null:, with its submit and fail replaced, so that a test says
+ * when it answers; what becomes of it is told through the backend's events.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <linux/virtio_ring.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cmd/control_client.h"
+#include "cmd/serve.h"
+#include "transport/vhost_user.h"
+#include "vhost_user_rig.h"
+
+#define BIT(n)	(1ull << (n))
+#define MIB	(1ull << 20)
+#define SIZE	(16 * MIB)
+#define NAME	"test-serve"
+#define HELD	64u
+
+struct daemon {
+	char root[64];
+	char socket[96];
+	struct serve s;
+	struct backend_ops ops;
+	const struct backend_ops *null_ops;
+	pthread_t thread;
+	sem_t ready;
+	int close_error;
+
+	/* A call on the main loop's thread. */
+	int call_fd;
+	struct loop_op call_op;
+	void (*call)(struct daemon *d);
+	bool calling;
+	sem_t called;
+
+	/* The storage. */
+	atomic_bool hangs, deaf; /* does not answer; not even to fail() */
+	atomic_uint nheld, fails, refreshes;
+	struct backend_request *held[HELD]; /* the queue's thread */
+	struct loop *queue_loop;
+	struct loop_msg fail_msg;
+	bool grow_on_refresh;
+	struct backend_info now;
+};
+
+/* There is one at a time, and backends have no room for a pointer. */
+static struct daemon d;
+
+/* --- storage --- */
+
+static void submit(struct backend_queue *queue, struct backend_request *req)
+{
+	if (!d.hangs) {
+		d.null_ops->submit(queue, req);
+		return;
+	}
+	d.queue_loop = queue->loop;
+	assert_true(d.nheld < HELD);
+	d.held[d.nheld++] = req;
+}
+
+static void fail_held(struct loop_op *op, int res, uint32_t flags)
+{
+	(void)op;
+	(void)res;
+	(void)flags;
+	while (d.nheld)
+		d.held[--d.nheld]->done(d.held[d.nheld], -EIO);
+}
+
+static void fail_backend(struct backend *backend)
+{
+	(void)backend;
+	d.fails++;
+	if (d.deaf || !d.nheld)
+		return;
+	d.fail_msg.op.complete = fail_held;
+	loop_send(d.s.loop, d.queue_loop, &d.fail_msg, 0);
+}
+
+static void tell(enum backend_change what)
+{
+	d.s.backend->info = d.now;
+	d.s.backend->options.events.changed(&d.s, &d.s.backend->info, what);
+}
+
+static void refresh(struct backend *backend)
+{
+	(void)backend;
+	d.refreshes++;
+	if (d.grow_on_refresh) {
+		d.now.size *= 2;
+		tell(BACKEND_GROWN);
+	}
+}
+
+/* --- the daemon --- */
+
+static void watch_calls(void)
+{
+	d.calling = true;
+	io_uring_prep_poll_add(loop_sqe(d.s.loop, &d.call_op), d.call_fd, POLLIN);
+}
+
+static void call_came(struct loop_op *op, int res, uint32_t flags)
+{
+	uint64_t value;
+
+	(void)op;
+	(void)flags;
+	d.calling = false;
+	if (res < 0) {
+		loop_stop(d.s.loop);
+		return;
+	}
+	assert_int_equal(read(d.call_fd, &value, sizeof(value)), sizeof(value));
+	d.call(&d);
+	sem_post(&d.called);
+	watch_calls();
+}
+
+static void on_loop(void (*call)(struct daemon *d))
+{
+	const uint64_t one = 1;
+
+	d.call = call;
+	assert_int_equal(write(d.call_fd, &one, sizeof(one)), sizeof(one));
+	while (sem_wait(&d.called))
+		;
+}
+
+static void set_up(struct error *e)
+{
+	struct serve *s = &d.s;
+	struct vhost_user_params params = {
+		.name = NAME,
+		.socket_path = d.socket,
+		.nqueues = 1,
+		.queue_size = RIG_QUEUE_SIZE,
+	};
+	struct control_params control = { .handle = serve_control, .group = CONTROL_NO_GROUP };
+	const struct loop_params loop = { .name = "main" };
+
+	assert_int_equal(runtime_acquire(d.root, NAME, geteuid(), getegid(), &s->runtime, e), 0);
+	assert_int_equal(control_socket_bind(d.root, NAME, geteuid(), CONTROL_NO_GROUP,
+					     &control.fd, e), 0);
+	assert_int_equal(loop_create(&loop, &s->loop, e), 0);
+	assert_int_equal(serve_open_storage(s, e), 0);
+	d.null_ops = s->backend->ops;
+	d.ops = *s->backend->ops;
+	d.ops.submit = submit;
+	d.ops.fail = fail_backend;
+	d.ops.refresh = refresh;
+	s->backend->ops = &d.ops;
+	d.now = s->backend->info;
+	assert_int_equal(serve_open_signals(s, e), 0);
+	params.disk = &s->disk;
+	params.backend = s->backend;
+	params.loop = s->loop;
+	assert_int_equal(vhost_user_create(&params, &s->transport, e), 0);
+	control.loop = s->loop;
+	control.opaque = s;
+	assert_int_equal(control_server_open(&control, &s->control, e), 0);
+	s->job = (struct attach_job) { .loop = s->loop, .name = NAME, .bind = BIND_NONE };
+	serve_begin_attach(s);
+	assert_int_equal(s->state, SERVE_SERVING);
+}
+
+static void *daemon_main(void *opaque)
+{
+	struct serve *s = &d.s;
+	struct error e = ERROR_INIT;
+
+	(void)opaque;
+	set_up(&e);
+	d.call_op.complete = call_came;
+	watch_calls();
+	sem_post(&d.ready);
+	assert_int_equal(loop_run(s->loop), 0);
+	control_server_close(s->control);
+	loop_cancel(s->loop, &d.call_op);
+	while (d.calling)
+		loop_run(s->loop);
+	d.close_error = serve_close_transport(s, &e);
+	close(s->signal_fd);
+	backend_close(s->backend);
+	loop_destroy(s->loop);
+	s->runtime.keep = false;
+	runtime_release(&s->runtime);
+	return NULL;
+}
+
+static void start_daemon(const char *more)
+{
+	char line[256], *argv[16], *save;
+	struct error e = ERROR_INIT;
+	int argc = 0;
+	bool help;
+
+	memset(&d, 0, sizeof(d));
+	strcpy(d.root, "/tmp/test-serve-XXXXXX");
+	assert_non_null(mkdtemp(d.root));
+	snprintf(d.socket, sizeof(d.socket), "%s/vhost-user", d.root);
+	snprintf(line, sizeof(line), "serve --name " NAME " --uri null:16M --bind none "
+		 "--queue-size 64 --log-level error %s", more);
+	for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save))
+		argv[argc++] = word;
+	argv[argc] = NULL;
+	serve_options_init(&d.s.options);
+	if (serve_options_parse(argc, argv, &d.s.options, &help, &e))
+		fail_msg("%s", e.text);
+	d.call_fd = eventfd(0, EFD_CLOEXEC);
+	sem_init(&d.ready, 0, 0);
+	sem_init(&d.called, 0, 0);
+	assert_int_equal(pthread_create(&d.thread, NULL, daemon_main, NULL), 0);
+	while (sem_wait(&d.ready))
+		;
+}
+
+static json_t *ask(json_t *request)
+{
+	struct error e = ERROR_INIT;
+	json_t *answer;
+
+	if (control_call(d.root, NAME, request, 10000, &answer, &e))
+		fail_msg("%s", e.text);
+	return answer;
+}
+
+static void command(const char *name)
+{
+	json_decref(ask(json_pack("{s:s}", "command", name)));
+}
+
+static void set(const char *option, const char *value)
+{
+	json_decref(ask(json_pack("{s:s, s:{s:s}}", "command", "set", "options", option, value)));
+}
+
+/* The daemon ends by itself: what is left is to wait for it. */
+static void join_daemon(int exit_status)
+{
+	pthread_join(d.thread, NULL);
+	assert_int_equal(d.s.exit_status, exit_status);
+	assert_int_equal(d.close_error, 0);
+	serve_options_release(&d.s.options);
+	close(d.call_fd);
+	sem_destroy(&d.ready);
+	sem_destroy(&d.called);
+	assert_int_equal(rmdir(d.root), 0);
+}
+
+static json_int_t status_number(const char *key)
+{
+	json_t *answer = ask(json_pack("{s:s}", "command", "status"));
+	json_int_t n = json_integer_value(json_object_get(json_object_get(answer, "status"), key));
+
+	json_decref(answer);
+	return n;
+}
+
+static void assert_status(const char *key, const char *want)
+{
+	json_t *answer = ask(json_pack("{s:s}", "command", "status"));
+	json_t *value = json_object_get(json_object_get(answer, "status"), key);
+
+	if (json_is_boolean(value))
+		assert_string_equal(json_is_true(value) ? "yes" : "no", want);
+	else
+		assert_string_equal(json_string_value(value), want);
+	json_decref(answer);
+}
+
+/* --- the driver --- */
+
+static uint8_t io(struct frontend *f, uint32_t type, uint64_t offset, uint32_t bytes)
+{
+	struct frontend_request *r = frontend_request_new(f, 0, bytes);
+
+	r->type = type;
+	r->sector = offset / 512;
+	return frontend_do(f, 0, r);
+}
+
+static struct frontend_request *begin_io(struct frontend *f, uint32_t type)
+{
+	struct frontend_request *r = frontend_request_new(f, 0, 4096);
+	unsigned int before = d.nheld;
+
+	r->type = type;
+	r->sector = 0;
+	frontend_submit(f, 0, r);
+	while (d.nheld == before)
+		usleep(1000);
+	return r;
+}
+
+/* --- tests --- */
+
+static void test_commands(void **state)
+{
+	json_t *answer, *stats, *kinds, *value;
+	struct frontend f;
+
+	(void)state;
+	start_daemon("");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	for (unsigned int i = 0; i < 10; i++)
+		assert_int_equal(io(&f, VIRTIO_BLK_T_IN, i * 4096, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 8192), VIRTIO_BLK_S_OK);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, SIZE, 4096), VIRTIO_BLK_S_IOERR);
+
+	answer = ask(json_pack("{s:s}", "command", "stats"));
+	stats = json_object_get(answer, "stats");
+	assert_string_equal(json_string_value(json_object_get(stats, "state")), "serving");
+	assert_true(json_integer_value(json_object_get(stats, "memory")) > 0);
+	kinds = json_object_get(stats, "requests");
+	value = json_object_get(kinds, "read");
+	assert_int_equal(json_integer_value(json_object_get(value, "requests")), 11);
+	assert_int_equal(json_integer_value(json_object_get(value, "bytes")), 40960);
+	assert_int_equal(json_integer_value(json_object_get(value, "errors")), 1);
+	assert_true(json_is_integer(json_object_get(json_object_get(value, "latency_ns"),
+						    "p99.9")));
+	value = json_object_get(kinds, "write");
+	assert_int_equal(json_integer_value(json_object_get(value, "requests")), 1);
+	assert_int_equal(json_integer_value(json_object_get(value, "bytes")), 8192);
+	assert_int_equal(json_array_size(json_object_get(stats, "queues")), 1);
+	assert_int_equal(json_array_size(json_object_get(stats, "connections")), 0);
+	json_decref(answer);
+
+	assert_int_equal(status_number("size"), SIZE);
+	assert_status("state", "serving");
+	assert_status("storage", "ok");
+	assert_status("server", "local");
+	set("io-timeout", "1.5");
+	assert_int_equal(d.s.backend->options.tunables.io_timeout_ms, 1500);
+	set("io-timeout", "off");
+	assert_int_equal(d.s.backend->options.tunables.io_timeout_ms, BACKEND_NEVER);
+	answer = ask(json_pack("{s:s}", "command", "status"));
+	value = json_object_get(json_object_get(json_object_get(answer, "status"), "options"),
+				"io-timeout");
+	assert_string_equal(json_string_value(value), "off");
+	json_decref(answer);
+	frontend_close(&f);
+	command("stop");
+	join_daemon(0);
+}
+
+static void grow(struct daemon *unused)
+{
+	(void)unused;
+	d.now.size = 2 * SIZE;
+	tell(BACKEND_GROWN);
+}
+
+static void shrink(struct daemon *unused)
+{
+	(void)unused;
+	d.now.size = MIB;
+	tell(BACKEND_SHRUNK);
+}
+
+static void lose_writing(struct daemon *unused)
+{
+	(void)unused;
+	d.now.flags |= BACKEND_F_READ_ONLY;
+	tell(BACKEND_FLAGS_CHANGED);
+}
+
+static void recover(struct daemon *unused)
+{
+	(void)unused;
+	d.now.flags &= ~BACKEND_F_READ_ONLY;
+	tell(BACKEND_FLAGS_CHANGED);
+}
+
+static void test_resize(void **state)
+{
+	struct frontend f;
+	json_t *answer;
+
+	(void)state;
+	start_daemon("");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, SIZE, 4096), VIRTIO_BLK_S_IOERR);
+	on_loop(grow);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, SIZE, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(status_number("size"), 2 * SIZE);
+
+	/* On request. */
+	d.grow_on_refresh = true;
+	answer = ask(json_pack("{s:s}", "command", "resize"));
+	assert_int_equal(json_integer_value(json_object_get(answer, "size")), 4 * SIZE);
+	json_decref(answer);
+	assert_int_equal(d.refreshes, 1);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 4 * SIZE - 4096, 4096), VIRTIO_BLK_S_OK);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 4 * SIZE, 4096), VIRTIO_BLK_S_IOERR);
+
+	/* Nothing new: there is an answer all the same. */
+	d.grow_on_refresh = false;
+	answer = ask(json_pack("{s:s}", "command", "resize"));
+	assert_int_equal(json_integer_value(json_object_get(answer, "size")), 4 * SIZE);
+	json_decref(answer);
+	frontend_close(&f);
+	command("stop");
+	join_daemon(0);
+}
+
+static void test_shrink(void **state)
+{
+	struct frontend f;
+
+	(void)state;
+	start_daemon("--on-shrink read-only");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	on_loop(shrink);
+	/* The driver's disk is as large as ever; what is there can be read. */
+	assert_int_equal(status_number("size"), SIZE);
+	assert_status("storage", "shrunk");
+	assert_status("read_only", "yes");
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
+	set("on-shrink", "error");
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_OK);
+	set("on-shrink", "read-only");
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_IOERR);
+
+	/* Back to what it was, and more. */
+	on_loop(grow);
+	assert_status("storage", "ok");
+	assert_int_equal(status_number("size"), 2 * SIZE);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_OK);
+
+	on_loop(lose_writing);
+	assert_status("storage", "changed");
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_IOERR);
+	on_loop(recover);
+	assert_status("storage", "ok");
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_OK);
+	frontend_close(&f);
+	command("stop");
+	join_daemon(0);
+}
+
+/* Requests hang: the end gives them up, and says so with its exit status. */
+static void test_stop_hung(void **state)
+{
+	struct frontend_request *r;
+	struct frontend f;
+
+	(void)state;
+	start_daemon("--stop-timeout 100ms");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	d.hangs = true;
+	r = begin_io(&f, VIRTIO_BLK_T_OUT);
+	command("stop");
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+	join_daemon(EXIT_FAILURE);
+	assert_int_equal(d.fails, 1);
+	frontend_close(&f);
+}
+
+/* They are answered in time: nothing is given up. */
+static void release(struct daemon *unused)
+{
+	(void)unused;
+	d.hangs = false;
+	d.fail_msg.op.complete = fail_held;
+	loop_send(d.s.loop, d.queue_loop, &d.fail_msg, 0);
+}
+
+static void stop_now(struct daemon *unused)
+{
+	(void)unused;
+	serve_stop(&d.s, ON_EXIT_DETACH);
+	release(unused);
+}
+
+static void test_stop_drains(void **state)
+{
+	struct frontend f;
+
+	(void)state;
+	start_daemon("--stop-timeout 10");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	d.hangs = true;
+	begin_io(&f, VIRTIO_BLK_T_IN);
+	on_loop(stop_now);
+	assert_true(frontend_wait(&f, 0, 1));
+	join_daemon(0);
+	assert_int_equal(d.fails, 0);
+	frontend_close(&f);
+}
+
+/* "fail" ends what waits, and nothing else. */
+static void test_fail(void **state)
+{
+	struct frontend_request *r;
+	struct frontend f;
+
+	(void)state;
+	start_daemon("");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	d.hangs = true;
+	r = begin_io(&f, VIRTIO_BLK_T_IN);
+	command("fail");
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+	d.hangs = false;
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
+	frontend_close(&f);
+	command("stop");
+	join_daemon(0);
+}
+
+/* Somebody else removes the device while requests hang; the next driver is served. */
+static void removal_begins(struct daemon *unused)
+{
+	(void)unused;
+	serve_removing(&d.s, true);
+}
+
+static void removal_ends(struct daemon *unused)
+{
+	(void)unused;
+	serve_removing(&d.s, false);
+}
+
+static void test_removal(void **state)
+{
+	struct frontend_request *r;
+	struct frontend f;
+
+	(void)state;
+	start_daemon("--stop-timeout 100ms");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	d.hangs = true;
+	r = begin_io(&f, VIRTIO_BLK_T_IN);
+	on_loop(removal_begins);
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+	assert_int_equal(d.fails, 1);
+	/* What comes while the driver lets go does not reach the storage. */
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_IOERR);
+	assert_int_equal(d.nheld, 0);
+
+	on_loop(removal_ends);
+	d.hangs = false;
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
+	frontend_close(&f);
+	command("stop");
+	join_daemon(0);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_commands),
+		cmocka_unit_test(test_resize),
+		cmocka_unit_test(test_shrink),
+		cmocka_unit_test(test_stop_hung),
+		cmocka_unit_test(test_stop_drains),
+		cmocka_unit_test(test_fail),
+		cmocka_unit_test(test_removal),
+	};
+
+	log_set_level(LOG_LEVEL_ERROR);
+	return cmocka_run_group_tests_name("serve", tests, NULL, NULL);
+}
