@@ -175,7 +175,8 @@ struct backend_request {
 	struct loop_msg msg;
 	uint64_t progress;
 	uint64_t mark;
-	uint64_t since_ms, sent_ms;
+	uint64_t since_ns, sent_ns;
+	unsigned int losses;
 	unsigned int pending;
 	unsigned int stage;
 	unsigned int state;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 /*
- * NBD backend: URIs, and which queue uses which connection.
+ * NBD backend: URIs, and which queue uses which link to the server.
  *
  * open() connects once to learn what the export is. That connection is not
  * wasted: queue 0 takes it over.
  *
- * If the server offers multi-conn, each queue has a connection of its own on
- * its own loop; the server then promises that a flush on one covers writes
- * completed on all of them.
+ * If the server offers multi-conn, each queue has a link of its own on its own
+ * loop. The server then promises that a flush on one connection covers writes
+ * completed on all of them; nbd_flush.c does not rely on it.
  *
- * Otherwise there is one connection, owned by queue 0's thread, and no other
+ * Otherwise there is one link, owned by queue 0's thread, and no other
  * thread ever touches it. The other queues collect the requests of a batch in
  * a list and pass it with one ring message, carried by the list's first
  * request; on the owner's side the completions of a batch are collected for
@@ -19,11 +19,11 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
-#include "backend/nbd_conn.h"
+#include "backend/nbd_link.h"
+#include "backend/nbd_probe.h"
 #include "base/log.h"
-
-#define MAX_ADDRS 8
 
 struct request_list {
 	struct backend_request *first;
@@ -32,13 +32,13 @@ struct request_list {
 
 struct nbd_queue {
 	struct backend_queue common;
-	struct nbd_conn *conn; /* NULL: queue 0's is used */
+	struct nbd_link *link; /* NULL: queue 0's is used */
 
-	/* Without a connection: requests of this batch. */
+	/* Without a link: requests of this batch. */
 	struct request_list outgoing;
 	struct loop_hook outgoing_hook;
 
-	/* Owner of the shared connection: completions of this batch, by queue. */
+	/* Owner of the shared link: completions of this batch, by queue. */
 	struct request_list *returning;
 	struct loop_hook returning_hook;
 };
@@ -46,10 +46,9 @@ struct nbd_queue {
 struct nbd_backend {
 	struct backend common;
 	struct backend_options options;
-	struct stream_addr addrs[MAX_ADDRS];
-	unsigned int naddrs;
-	char *export_name;
-	struct nbd_export export;
+	struct nbd_session session;
+	bool session_ready;
+	uint32_t flags_mask;	   /* what of the server's flags the device is told */
 	int spare_fd;		   /* negotiated connection that waits for queue 0 */
 	struct nbd_queue **queues; /* options.queues; set by each queue's own thread */
 };
@@ -64,7 +63,7 @@ static struct nbd_queue *to_queue(struct backend_queue *queue)
 	return container_of(queue, struct nbd_queue, common);
 }
 
-static bool shares_connection(const struct nbd_backend *b)
+static bool shares_link(const struct nbd_backend *b)
 {
 	return b->common.info.connections == 1;
 }
@@ -125,7 +124,7 @@ static void send_back(struct loop_hook *hook)
 	}
 }
 
-/* On the thread that has the connection. */
+/* On the thread that has the link. */
 static void finished(void *opaque, struct backend_request *req, int error)
 {
 	struct nbd_queue *q = opaque;
@@ -150,7 +149,7 @@ static void handed_over(struct loop_op *op, int res, uint32_t cqe_flags)
 	while (req) {
 		struct backend_request *next = req->next;
 
-		nbd_conn_submit(owner->conn, req);
+		nbd_link_submit(owner->link, req);
 		req = next;
 	}
 }
@@ -171,8 +170,8 @@ static void nbd_submit(struct backend_queue *queue, struct backend_request *req)
 	struct nbd_queue *q = to_queue(queue);
 
 	req->queue = queue;
-	if (q->conn) {
-		nbd_conn_submit(q->conn, req);
+	if (q->link) {
+		nbd_link_submit(q->link, req);
 		return;
 	}
 	list_push(&q->outgoing, req);
@@ -180,17 +179,6 @@ static void nbd_submit(struct backend_queue *queue, struct backend_request *req)
 }
 
 /* --- queues --- */
-
-static int check_same_export(const struct nbd_backend *b, const struct nbd_conn *conn,
-			     struct error *e)
-{
-	const struct nbd_export *x = nbd_conn_export(conn);
-
-	if (x->size != b->export.size || x->flags != b->export.flags ||
-	    x->min_block != b->export.min_block || x->max_block != b->export.max_block)
-		return err_set(e, EPROTO, "nbd: the export changed between two connections");
-	return 0;
-}
 
 /*
  * The connection that open() made may have waited for a while. A server that
@@ -211,28 +199,16 @@ static int take_spare(struct nbd_backend *b)
 
 static int queue_connect(struct nbd_backend *b, struct nbd_queue *q, struct error *e)
 {
-	struct nbd_conn_params params = {
-		.export_name = b->export_name,
-		.depth = b->options.queue_depth * (shares_connection(b) ? b->options.queues : 1),
-		.timeout_ms = b->options.connect_timeout_ms,
+	const struct nbd_link_params params = {
+		.session = &b->session,
+		.index = q->common.index,
+		.depth = b->options.queue_depth * (shares_link(b) ? b->options.queues : 1),
 		.finished = finished,
 		.owner = q,
 	};
-	int fd, ret;
 
-	fd = q->common.index == 0 ? take_spare(b) : -1;
-	if (fd >= 0)
-		return nbd_conn_adopt(q->common.loop, fd, &b->export, &params, &q->conn, e);
-
-	ret = nbd_conn_open(q->common.loop, b->addrs, b->naddrs, &params, &q->conn, e);
-	if (ret < 0)
-		return ret;
-	ret = check_same_export(b, q->conn, e);
-	if (ret < 0) {
-		nbd_conn_close(q->conn);
-		q->conn = NULL;
-	}
-	return ret;
+	return nbd_link_open(q->common.loop, &params, q->common.index == 0 ? take_spare(b) : -1,
+			     &q->link, e);
 }
 
 static int nbd_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
@@ -248,6 +224,13 @@ static int nbd_queue_create(struct backend *backend, struct loop *loop, unsigned
 	if (!q)
 		return err_set(e, ENOMEM, "nbd: out of memory");
 	q->common = (struct backend_queue){ backend, loop, index };
+	if (index == 0) {
+		/* backend.c has had its say by now. */
+		b->session.block_size = backend->info.block_size;
+		b->flags_mask = ~0u;
+		if (b->options.read_only)
+			b->flags_mask = BACKEND_F_MULTI_CONN | BACKEND_F_ROTATIONAL;
+	}
 	list_init(&q->outgoing);
 	q->outgoing_hook.run = hand_over;
 	q->returning_hook.run = send_back;
@@ -261,7 +244,7 @@ static int nbd_queue_create(struct backend *backend, struct loop *loop, unsigned
 		for (unsigned int i = 0; i < b->options.queues; i++)
 			list_init(&q->returning[i]);
 	}
-	if (index == 0 || !shares_connection(b)) {
+	if (index == 0 || !shares_link(b)) {
 		ret = queue_connect(b, q, e);
 		if (ret < 0)
 			goto fail;
@@ -280,7 +263,7 @@ static void nbd_queue_destroy(struct backend_queue *queue)
 {
 	struct nbd_queue *q = to_queue(queue);
 
-	nbd_conn_close(q->conn);
+	nbd_link_close(q->link);
 	loop_hook_cancel(queue->loop, &q->outgoing_hook);
 	loop_hook_cancel(queue->loop, &q->returning_hook);
 	to_nbd(queue->backend)->queues[queue->index] = NULL;
@@ -300,11 +283,11 @@ static int resolve_tcp(const struct uri *uri, struct nbd_backend *b, struct erro
 	n = uri_only_params(uri, no_params, e);
 	if (n < 0)
 		return n;
-	n = stream_addr_resolve(uri->host, uri->port ? uri->port : NBD_DEFAULT_PORT, b->addrs,
-				MAX_ADDRS, e);
+	n = stream_addr_resolve(uri->host, uri->port ? uri->port : NBD_DEFAULT_PORT, b->session.addrs,
+				NBD_MAX_ADDRS, e);
 	if (n < 0)
 		return n;
-	b->naddrs = (unsigned int)n;
+	b->session.naddrs = (unsigned int)n;
 	return 0;
 }
 
@@ -324,10 +307,10 @@ static int resolve_unix(const struct uri *uri, struct nbd_backend *b, struct err
 	if (!path)
 		return err_set(e, EINVAL,
 			       "URI: socket is missing; write nbd+unix:///export?socket=PATH");
-	ret = stream_addr_unix(path, &b->addrs[0], e);
+	ret = stream_addr_unix(path, &b->session.addrs[0], e);
 	if (ret < 0)
 		return err_prefix(e, "URI");
-	b->naddrs = 1;
+	b->session.naddrs = 1;
 	return 0;
 }
 
@@ -360,14 +343,14 @@ static void describe(struct nbd_backend *b)
 
 	snprintf(info->description, sizeof(info->description),
 		 "nbd %s export '%.40s', %s replies, %u connection%s",
-		 stream_addr_text(&b->addrs[0], peer), b->export_name,
-		 b->export.structured ? "structured" : "simple", info->connections,
+		 stream_addr_text(&b->session.addrs[0], peer), b->session.export_name,
+		 b->session.promised.structured ? "structured" : "simple", info->connections,
 		 info->connections == 1 ? "" : "s");
 }
 
 static void fill_info(struct nbd_backend *b)
 {
-	const struct nbd_export *x = &b->export;
+	const struct nbd_export *x = &b->session.promised;
 	struct backend_info *info = &b->common.info;
 
 	*info = (struct backend_info){
@@ -385,28 +368,114 @@ static void fill_info(struct nbd_backend *b)
 	describe(b);
 }
 
+/* --- what the main thread hears and says --- */
+
+/*
+ * In the order that makes sense of it: a connection is lost, comes back, and
+ * then the export is another one. Of lost and back, what is true now comes last.
+ */
+static void changed(struct nbd_session *s, unsigned int changes)
+{
+	static const enum backend_change order[] = { BACKEND_RESTORED, BACKEND_LOST,
+						     BACKEND_RESTORED, BACKEND_GROWN,
+						     BACKEND_SHRUNK, BACKEND_FLAGS_CHANGED };
+	struct nbd_backend *b = container_of(s, struct nbd_backend, session);
+	struct backend_info *info = &b->common.info;
+	bool lost = nbd_session_lost(s);
+	struct nbd_export known = nbd_session_known(s);
+
+	info->size = known.size - known.size % info->block_size;
+	info->flags = b->flags_mask & flags_from_wire(&known);
+	if (s->read_only)
+		info->flags |= BACKEND_F_READ_ONLY;
+	for (size_t i = 0; i < ARRAY_SIZE(order); i++) {
+		if (!(changes & 1u << order[i]) || (i == 0 && !lost) || (i == 2 && lost))
+			continue;
+		s->events.changed(s->events.opaque, info, order[i]);
+	}
+}
+
+static void nbd_set_tunables(struct backend *backend, const struct backend_tunables *t)
+{
+	struct nbd_session *s = &to_nbd(backend)->session;
+
+	pthread_mutex_lock(&s->lock);
+	s->tunables = *t;
+	pthread_mutex_unlock(&s->lock);
+	if (s->events.main)
+		nbd_session_post_all(s, s->events.main, NBD_ORDER_TUNABLES);
+}
+
+static void nbd_fail(struct backend *backend)
+{
+	struct nbd_session *s = &to_nbd(backend)->session;
+
+	if (s->events.main)
+		nbd_session_post_all(s, s->events.main, NBD_ORDER_FAIL);
+}
+
+static void nbd_refresh(struct backend *backend)
+{
+	struct nbd_session *s = &to_nbd(backend)->session;
+
+	if (s->events.main)
+		nbd_session_post(s, s->events.main, 0, NBD_ORDER_REFRESH);
+}
+
+static int nbd_link_stats(struct backend *backend, unsigned int index,
+			  struct backend_link_stats *ret_stats)
+{
+	struct nbd_session *s = &to_nbd(backend)->session;
+
+	if (index >= s->nlinks)
+		return -ENOENT;
+	nbd_session_stats(s, index, ret_stats);
+	return 0;
+}
+
+/* --- opening --- */
+
 static int learn_export(struct nbd_backend *b, struct error *e)
 {
-	struct loop_params lp = { .name = "nbd-open", .sq_entries = 16 };
-	struct nbd_conn_params params = {
-		.export_name = b->export_name,
-		.depth = 1,
-		.timeout_ms = b->options.connect_timeout_ms,
-	};
-	struct nbd_conn *conn;
-	struct loop *loop;
-	int ret;
+	struct nbd_session *s = &b->session;
+	int fd = nbd_probe(s->addrs, s->naddrs, s->export_name, b->options.connect_timeout_ms,
+			   &s->promised, e);
 
-	ret = loop_create(&lp, &loop, e);
-	if (ret < 0)
-		return ret;
-	ret = nbd_conn_open(loop, b->addrs, b->naddrs, &params, &conn, e);
-	if (!ret) {
-		b->export = *nbd_conn_export(conn);
-		b->spare_fd = nbd_conn_detach(conn);
-	}
-	loop_destroy(loop);
-	return ret;
+	if (fd < 0)
+		return fd;
+	b->spare_fd = fd;
+	return 0;
+}
+
+/* What a killed predecessor had on its connections, which are nobody's now. */
+static void fence_prior_writes(struct nbd_backend *b)
+{
+	struct timespec ts;
+	uint64_t now;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	for (unsigned int i = 0; i < b->options.prior_writes_n; i++)
+		nbd_fence_add(&b->session.fence, 0, b->options.prior_writes[i].offset,
+			      b->options.prior_writes[i].length, now);
+	b->options.prior_writes = NULL;
+}
+
+static int start_session(struct nbd_backend *b, struct error *e)
+{
+	struct nbd_session *s = &b->session;
+
+	s->nlinks = b->common.info.connections;
+	s->read_only = b->options.read_only || b->common.info.flags & BACKEND_F_READ_ONLY;
+	s->journaling = !s->read_only && b->common.info.flags & BACKEND_F_FLUSH;
+	s->tunables = b->options.tunables;
+	s->events = b->options.events;
+	s->changed = changed;
+	b->session_ready = true;
+	if (nbd_session_init(s, b->options.replay_log) < 0)
+		return err_set(e, ENOMEM, "nbd: out of memory");
+	fence_prior_writes(b);
+	return 0;
 }
 
 static void nbd_close(struct backend *backend)
@@ -419,8 +488,10 @@ static void nbd_close(struct backend *backend)
 		send(b->spare_fd, disc, sizeof(disc), MSG_NOSIGNAL | MSG_DONTWAIT);
 		close(b->spare_fd);
 	}
+	if (b->session_ready)
+		nbd_session_release(&b->session);
 	free(b->queues);
-	free(b->export_name);
+	free(b->session.export_name);
 	free(b);
 }
 
@@ -439,8 +510,8 @@ static int nbd_open_with(const struct backend_ops *ops,
 	b->options = *options;
 	b->spare_fd = -1;
 	b->queues = calloc(options->queues, sizeof(struct nbd_queue *));
-	b->export_name = strdup(name);
-	if (!b->queues || !b->export_name) {
+	b->session.export_name = strdup(name);
+	if (!b->queues || !b->session.export_name) {
 		ret = err_set(e, ENOMEM, "nbd: out of memory");
 		goto fail;
 	}
@@ -455,6 +526,9 @@ static int nbd_open_with(const struct backend_ops *ops,
 	if (ret < 0)
 		goto fail;
 	fill_info(b);
+	ret = start_session(b, e);
+	if (ret < 0)
+		goto fail;
 	*ret_backend = &b->common;
 	return 0;
 
@@ -482,6 +556,10 @@ const struct backend_ops nbd_backend_ops = {
 	.queue_create = nbd_queue_create,
 	.queue_destroy = nbd_queue_destroy,
 	.submit = nbd_submit,
+	.set_tunables = nbd_set_tunables,
+	.fail = nbd_fail,
+	.refresh = nbd_refresh,
+	.link_stats = nbd_link_stats,
 };
 
 const struct backend_ops nbd_unix_backend_ops = {
@@ -491,4 +569,8 @@ const struct backend_ops nbd_unix_backend_ops = {
 	.queue_create = nbd_queue_create,
 	.queue_destroy = nbd_queue_destroy,
 	.submit = nbd_submit,
+	.set_tunables = nbd_set_tunables,
+	.fail = nbd_fail,
+	.refresh = nbd_refresh,
+	.link_stats = nbd_link_stats,
 };

@@ -2,8 +2,13 @@
 /*
  * One NBD connection.
  *
- *	HANDSHAKE -> TRANSMISSION -> CLOSING -> (freed)
- *	     \______________\-----> DEAD
+ *	NONE -> CONNECTING -> HANDSHAKE -> TRANSMISSION -> ENDING -> NONE ...
+ *		   \______________\______________________/
+ *
+ * The line. Every request that was submitted and not answered is in one list,
+ * in the order of submission: its head is the oldest, and at the end the list
+ * goes back to the owner as it is. conn->unissued points at the first that is
+ * not wholly on the wire; only that one can have some of its pieces there.
  *
  * Slots. A backend request becomes one piece, or several when it exceeds what
  * the server takes at once. Each piece on the wire occupies a slot from a
@@ -13,16 +18,18 @@
  * may be seen in either order.
  *
  * Cookies are the slot's index and its generation, which changes with every
- * use. An answer to something that is not on the wire, or that was answered
- * before, is thus never mistaken for the answer to a later request; it kills
- * the connection, since the stream behind it cannot be trusted.
+ * use, over all connections. An answer to something that is not on the wire, or
+ * that was answered before, is thus never mistaken for the answer to a later
+ * request; it ends the connection, since the stream behind it cannot be trusted.
  *
- * Requests that find no slot wait in line, first come, first served; only the
- * head of the line can have some of its pieces on the wire.
+ * The end. When the server has closed, nothing that was sent can still happen.
+ * When it was us who cut the connection, it can, so the socket is passed on
+ * instead of closed, and the owner sees to it (nbd_link.c). From the moment of
+ * the cut the stream sends nothing more: of a request that was sent in part the
+ * server never gets the rest, and it cannot carry out what it has not got.
  *
- * When the connection ends, whatever was in flight or in line fails with -EIO,
- * and so does everything that is submitted later. A reconnect has its place
- * between DEAD and HANDSHAKE; slots keep all that is needed for sending again.
+ * A request that is refused because the server shuts down stays in the line;
+ * once the others are answered, the connection is closed in due form.
  */
 #include "backend/nbd_conn.h"
 
@@ -40,10 +47,11 @@
 #define BLOCK		 512
 
 enum conn_phase {
+	CONN_NONE,
+	CONN_CONNECTING,
 	CONN_HANDSHAKE,
 	CONN_TRANSMISSION,
-	CONN_CLOSING,
-	CONN_DEAD,
+	CONN_ENDING,
 };
 
 /* req->stage */
@@ -97,21 +105,22 @@ struct nbd_conn {
 	struct nbd_conn_params params;
 	struct stream_addr addr;
 	enum conn_phase phase;
-	bool connected;
-	bool closed;	    /* nothing of the stream is left */
+	enum conn_phase before; /* ENDING: what it was */
 	bool shutting_down; /* the server has said so */
-	int end;	    /* what the stream ended with */
-	struct error error; /* why, if that is known better */
-	struct loop_timer timer;
+
+	/* Why it ends, as far as that is known before it has ended. */
+	bool wanted;
+	bool opened;
+	bool loss_known;
+	enum backend_loss loss;
+	struct error error;
+	int fd; /* taken out of the stream; -1: it closes its own */
 
 	struct pool slots;
 	struct slot **by_index;
 	unsigned int in_flight;
-	struct backend_request *waiting;
-	struct backend_request **waiting_tail;
-	struct backend_request *refused; /* submitted to a dead connection */
-	struct backend_request **refused_tail;
-	struct loop_hook refuse_hook;
+	struct backend_request *first, *last; /* the line */
+	struct backend_request *unissued;
 	struct stream_seg disc_seg;
 	struct nbd_export export;
 	uint32_t max_payload;
@@ -142,71 +151,133 @@ uint32_t nbd_conn_max_payload(const struct nbd_export *export)
 	return limit >= align ? (uint32_t)round_down(limit, align) : limit;
 }
 
-static void violation(struct nbd_conn *conn)
+const struct backend_request *nbd_conn_oldest(const struct nbd_conn *conn)
 {
-	stream_close(conn->stream, -EPROTO);
+	return conn->first;
+}
+
+unsigned int nbd_conn_in_flight(const struct nbd_conn *conn)
+{
+	return conn->in_flight;
+}
+
+void nbd_conn_set_keepalive(struct nbd_conn *conn, unsigned int ms)
+{
+	stream_set_keepalive(conn->stream, ms);
+}
+
+size_t nbd_conn_memory(const struct nbd_conn *conn)
+{
+	return sizeof(*conn) + conn->slots.total * (conn->slots.stride + sizeof(struct slot *)) +
+	       stream_memory(conn->stream);
+}
+
+/* --- ending it --- */
+
+static void end_phase(struct nbd_conn *conn)
+{
+	conn->before = conn->phase;
+	conn->phase = CONN_ENDING;
+}
+
+static void cut(struct nbd_conn *conn, enum backend_loss loss)
+{
+	if (conn->phase == CONN_NONE || conn->phase == CONN_ENDING)
+		return;
+	conn->loss = loss;
+	conn->loss_known = true;
+	/* Before the first request nothing was asked that could happen late. */
+	if (conn->phase == CONN_TRANSMISSION)
+		conn->fd = stream_release_fd(conn->stream, -ECANCELED);
+	else
+		stream_close(conn->stream, -ECANCELED);
+	end_phase(conn);
+}
+
+void nbd_conn_cut(struct nbd_conn *conn, enum backend_loss loss, int error)
+{
+	if (!conn->error.errnum && error)
+		conn->error.errnum = error;
+	cut(conn, loss);
 }
 
 /* --- completing requests --- */
 
-static void finish(struct nbd_conn *conn, struct backend_request *req, int error)
+static void line_append(struct nbd_conn *conn, struct backend_request *req)
 {
-	if (error)
+	req->next = NULL;
+	req->prev = conn->last;
+	if (conn->last)
+		conn->last->next = req;
+	else
+		conn->first = req;
+	conn->last = req;
+}
+
+static void line_remove(struct nbd_conn *conn, struct backend_request *req)
+{
+	if (req->next)
+		req->next->prev = req->prev;
+	else
+		conn->last = req->prev;
+	if (req->prev)
+		req->prev->next = req->next;
+	else
+		conn->first = req->next;
+}
+
+static void finish(struct nbd_conn *conn, struct backend_request *req)
+{
+	int error = req->error;
+
+	/* It was refused, and will be welcome on the next connection. */
+	if (unlikely(error == -ESHUTDOWN)) {
+		req->progress = 0;
+		return;
+	}
+	if (unlikely(error))
 		log_warning_ratelimited("nbd: %s of %" PRIu64 " bytes at %" PRIu64 " failed: %s",
 					backend_op_name(req->op), req->length, req->offset,
 					strerror(-error));
-	conn->params.finished(conn->params.owner, req, error);
+	line_remove(conn, req);
+	conn->params.ops->finished(conn->params.owner, req, error);
+}
+
+static bool needs_flush(const struct nbd_conn *conn, const struct backend_request *req)
+{
+	return req->flags & BACKEND_REQ_FUA && req->stage == STAGE_DATA &&
+	       req->op != BACKEND_FLUSH && !(conn->export.flags & NBD_FLAG_SEND_FUA) &&
+	       conn->export.flags & NBD_FLAG_SEND_FLUSH;
 }
 
 /* All pieces are answered. */
 static void pieces_done(struct nbd_conn *conn, struct backend_request *req)
 {
-	bool emulate_fua = (req->flags & BACKEND_REQ_FUA) && req->stage == STAGE_DATA &&
-			   (req->op != BACKEND_FLUSH) &&
-			   !(conn->export.flags & NBD_FLAG_SEND_FUA) &&
-			   (conn->export.flags & NBD_FLAG_SEND_FLUSH);
-
-	if (!req->error && emulate_fua && conn->phase == CONN_TRANSMISSION) {
+	if (!req->error && unlikely(needs_flush(conn, req))) {
 		req->stage = STAGE_FLUSH;
 		/* The slot that was just given back is there, so this cannot fail. */
 		issue(conn, req);
 		return;
 	}
-	finish(conn, req, req->error);
-}
-
-static void push(struct backend_request ***tail, struct backend_request *req)
-{
-	req->next = NULL;
-	**tail = req;
-	*tail = &req->next;
-}
-
-static void pop_waiting(struct nbd_conn *conn)
-{
-	conn->waiting = conn->waiting->next;
-	if (!conn->waiting)
-		conn->waiting_tail = &conn->waiting;
+	finish(conn, req);
 }
 
 /* Slots are free: the line moves on. */
 static void issue_waiting(struct nbd_conn *conn)
 {
-	while (conn->waiting && conn->phase == CONN_TRANSMISSION) {
-		struct backend_request *req = conn->waiting;
+	while (conn->unissued && conn->phase == CONN_TRANSMISSION && !conn->shutting_down) {
+		struct backend_request *req = conn->unissued;
 
-		if (conn->shutting_down && !req->error)
-			req->error = -ESHUTDOWN;
 		/* One of its pieces failed: no use in sending the others. */
 		if (req->error) {
-			pop_waiting(conn);
+			conn->unissued = req->next;
 			if (!req->pending)
-				finish(conn, req, req->error);
+				finish(conn, req);
 			continue;
 		}
 		if (!issue(conn, req))
 			return;
-		pop_waiting(conn);
+		conn->unissued = req->next;
 	}
 }
 
@@ -216,6 +287,7 @@ static void take_leave(struct nbd_conn *conn)
 	nbd_request_encode(conn->disc_seg.head, 0, NBD_CMD_DISC, 0, 0, 0);
 	stream_send(conn->stream, &conn->disc_seg);
 	stream_close(conn->stream, 0);
+	end_phase(conn);
 }
 
 static void release_slot(struct slot *slot)
@@ -229,11 +301,16 @@ static void release_slot(struct slot *slot)
 	pool_put(&conn->slots, slot);
 	conn->in_flight--;
 
-	if (!--req->pending && req != conn->waiting)
+	if (!--req->pending && req != conn->unissued)
 		pieces_done(conn, req);
-	issue_waiting(conn);
-	if (conn->shutting_down && !conn->in_flight && conn->phase == CONN_TRANSMISSION)
+	if (conn->unissued)
+		issue_waiting(conn);
+	if (unlikely(conn->shutting_down) && !conn->in_flight &&
+	    conn->phase == CONN_TRANSMISSION) {
+		conn->loss = BACKEND_LOSS_SHUTDOWN;
+		conn->loss_known = true;
 		take_leave(conn);
+	}
 }
 
 static void slot_sent(struct stream_seg *seg)
@@ -309,6 +386,8 @@ static bool issue(struct nbd_conn *conn, struct backend_request *req)
 	struct slot *slot;
 	uint32_t n;
 
+	if (!req->progress)
+		req->sent_ns = loop_now_ns(conn->loop);
 	do {
 		slot = pool_get(&conn->slots);
 		if (!slot)
@@ -320,34 +399,18 @@ static bool issue(struct nbd_conn *conn, struct backend_request *req)
 	return true;
 }
 
-static void refuse_all(struct loop_hook *hook)
-{
-	struct nbd_conn *conn = container_of(hook, struct nbd_conn, refuse_hook);
-	struct backend_request *req = conn->refused;
-
-	conn->refused = NULL;
-	conn->refused_tail = &conn->refused;
-	while (req) {
-		struct backend_request *next = req->next;
-
-		finish(conn, req, -EIO);
-		req = next;
-	}
-}
-
 void nbd_conn_submit(struct nbd_conn *conn, struct backend_request *req)
 {
 	req->progress = 0;
+	req->sent_ns = 0;
 	req->pending = 0;
 	req->stage = STAGE_DATA;
 	req->error = 0;
-	if (unlikely(conn->phase != CONN_TRANSMISSION || conn->shutting_down)) {
-		push(&conn->refused_tail, req);
-		loop_hook_schedule(conn->loop, &conn->refuse_hook);
+	line_append(conn, req);
+	if (conn->unissued)
 		return;
-	}
-	if (conn->waiting || !issue(conn, req))
-		push(&conn->waiting_tail, req);
+	if (unlikely(conn->shutting_down || conn->phase != CONN_TRANSMISSION) || !issue(conn, req))
+		conn->unissued = req;
 }
 
 /* --- receiving --- */
@@ -368,13 +431,11 @@ static struct slot *find_slot(struct nbd_conn *conn, uint64_t cookie)
 static void answer_complete(struct nbd_conn *conn, struct slot *slot)
 {
 	if (nbd_flight_finish(&slot->flight, &slot->error, &conn->error) < 0) {
-		violation(conn);
+		cut(conn, BACKEND_LOSS_BAD_LENGTH);
 		return;
 	}
-	if (slot->error == -ESHUTDOWN && !conn->shutting_down) {
-		log_error("nbd: the server is shutting down");
+	if (slot->error == -ESHUTDOWN)
 		conn->shutting_down = true;
-	}
 	slot->answered = true;
 	if (slot->sent)
 		release_slot(slot);
@@ -393,7 +454,7 @@ static void tail_done(struct nbd_conn *conn)
 	struct rx *rx = &conn->rx;
 
 	if (nbd_flight_error_tail(&rx->slot->flight, &rx->reply, rx->tail, &conn->error) < 0) {
-		violation(conn);
+		cut(conn, BACKEND_LOSS_BAD_CHUNK);
 		return;
 	}
 	if (rx->reply.message)
@@ -421,11 +482,11 @@ static void begin_reply(struct nbd_conn *conn)
 		err_set(&conn->error, EPROTO,
 			"answer to a request that is not in flight (cookie 0x%016" PRIx64 ")",
 			rx->reply.cookie);
-		violation(conn);
+		cut(conn, BACKEND_LOSS_BAD_COOKIE);
 		return;
 	}
 	if (nbd_flight_chunk(&slot->flight, &rx->reply, conn->export.structured, &conn->error) < 0) {
-		violation(conn);
+		cut(conn, BACKEND_LOSS_BAD_CHUNK);
 		return;
 	}
 	rx->slot = slot;
@@ -502,13 +563,14 @@ static size_t take_replies(struct nbd_conn *conn, const uint8_t *p, size_t n)
 	size_t used = 0;
 	int header;
 
-	while (used < n && conn->phase == CONN_TRANSMISSION && !conn->error.errnum) {
+	while (used < n && conn->phase == CONN_TRANSMISSION) {
 		switch (rx->state) {
 		case RX_HEADER:
 			header = nbd_reply_decode(p + used, n - used, conn->export.structured,
 						  &rx->reply, &conn->error);
 			if (header < 0)
-				violation(conn);
+				cut(conn, header == -EBADMSG ? BACKEND_LOSS_BAD_MAGIC :
+							       BACKEND_LOSS_BAD_HEADER);
 			if (header <= 0)
 				return used;
 			used += (size_t)header;
@@ -526,7 +588,7 @@ static size_t take_replies(struct nbd_conn *conn, const uint8_t *p, size_t n)
 			break;
 		}
 	}
-	if (rx->state == RX_PAYLOAD && !conn->error.errnum && wants_direct(rx, 0))
+	if (rx->state == RX_PAYLOAD && conn->phase == CONN_TRANSMISSION && wants_direct(rx, 0))
 		receive_direct(conn);
 	return used;
 }
@@ -537,12 +599,6 @@ static void direct_done(struct stream *stream)
 }
 
 /* --- handshake --- */
-
-static void settle(struct nbd_conn *conn)
-{
-	loop_timer_cancel(conn->loop, &conn->timer);
-	loop_stop(conn->loop);
-}
 
 static void send_handshake(struct nbd_conn *conn)
 {
@@ -561,6 +617,22 @@ static void start_transmission(struct nbd_conn *conn, const struct nbd_export *e
 	conn->export = *export;
 	conn->max_payload = nbd_conn_max_payload(export);
 	conn->phase = CONN_TRANSMISSION;
+	conn->opened = true;
+	conn->rx.state = RX_HEADER;
+}
+
+/* An error in due form is answered in due form, what makes no sense is not. */
+static void handshake_failed(struct nbd_conn *conn)
+{
+	if (!conn->handshake.out_len) {
+		cut(conn, BACKEND_LOSS_BAD_HANDSHAKE);
+		return;
+	}
+	conn->loss = BACKEND_LOSS_HANDSHAKE;
+	conn->loss_known = true;
+	send_handshake(conn);
+	stream_close(conn->stream, 0);
+	end_phase(conn);
 }
 
 static size_t take_handshake(struct nbd_conn *conn, const uint8_t *p, size_t n)
@@ -577,26 +649,17 @@ static size_t take_handshake(struct nbd_conn *conn, const uint8_t *p, size_t n)
 	} while (result == NBD_HANDSHAKE_SEND && used < n);
 
 	if (result == NBD_HANDSHAKE_FAILED) {
-		if (conn->handshake.out_len)
-			send_handshake(conn);
-		stream_close(conn->stream, conn->handshake.out_len ? 0 : -EPROTO);
+		handshake_failed(conn);
 	} else if (result == NBD_HANDSHAKE_DONE) {
 		if (used < n) {
 			err_set(&conn->error, EPROTO, "server talks without being asked");
-			violation(conn);
+			cut(conn, BACKEND_LOSS_BAD_HANDSHAKE);
 			return used;
 		}
 		start_transmission(conn, &conn->handshake.export);
-		settle(conn);
+		conn->params.ops->opened(conn->params.owner);
 	}
 	return used;
-}
-
-static void handshake_timeout(struct loop_timer *timer)
-{
-	struct nbd_conn *conn = container_of(timer, struct nbd_conn, timer);
-
-	stream_close(conn->stream, -ETIMEDOUT);
 }
 
 /* --- the stream's view --- */
@@ -605,7 +668,9 @@ static void stream_opened(struct stream *stream)
 {
 	struct nbd_conn *conn = stream_owner(stream);
 
-	conn->connected = true;
+	conn->phase = CONN_HANDSHAKE;
+	if (conn->params.ops->connected)
+		conn->params.ops->connected(conn->params.owner);
 }
 
 static size_t stream_data(struct stream *stream, const uint8_t *p, size_t n)
@@ -616,58 +681,98 @@ static size_t stream_data(struct stream *stream, const uint8_t *p, size_t n)
 					       take_replies(conn, p, n);
 }
 
-static void log_death(struct nbd_conn *conn)
+/* The stream has ended by itself. */
+static enum backend_loss classify(enum conn_phase was, int error)
 {
-	if (conn->error.errnum)
-		log_error("nbd: connection dropped, the server broke the protocol: %s",
-			  conn->error.text);
-	else if (conn->end == -EPIPE)
-		log_error("nbd: the server closed the connection (%u requests in flight)",
-			  conn->in_flight);
-	else if (!conn->shutting_down)
-		log_error("nbd: connection lost: %s (%u requests in flight)", strerror(-conn->end),
-			  conn->in_flight);
+	if (was == CONN_CONNECTING)
+		return BACKEND_LOSS_REFUSED;
+	return error == -EPIPE || error == -ECONNRESET ? BACKEND_LOSS_CLOSED :
+							 BACKEND_LOSS_NETWORK;
 }
 
-/* Nothing refers to any request's memory any more. */
-static void fail_everything(struct nbd_conn *conn)
+/* What a user reads: at the beginning, or when the connection is lost later. */
+static void describe_handshake_end(struct nbd_conn *conn, enum conn_phase was, int error,
+				   struct error *e)
 {
-	struct backend_request *req = conn->waiting;
+	char peer[STREAM_ADDR_TEXT];
 
-	conn->waiting = NULL;
-	conn->waiting_tail = &conn->waiting;
-	while (req) {
-		struct backend_request *next = req->next;
+	stream_addr_text(&conn->addr, peer);
+	if (conn->error.text[0])
+		err_set(e, conn->error.errnum, "nbd server %s: %s", peer, conn->error.text);
+	else if (was == CONN_CONNECTING)
+		err_set_errno(e, error, "cannot connect to nbd server %s", peer);
+	else if (error == ETIMEDOUT)
+		err_set(e, ETIMEDOUT, "nbd server %s: no answer while %s", peer,
+			nbd_handshake_where(&conn->handshake));
+	else if (error == EPIPE || error == ECONNRESET)
+		err_set(e, ECONNRESET, "nbd server %s closed the connection while %s", peer,
+			nbd_handshake_where(&conn->handshake));
+	else
+		err_set_errno(e, error ? error : EIO, "nbd server %s", peer);
+}
 
-		/* One with pieces in flight is finished with the last of them, below. */
-		if (!req->pending)
-			finish(conn, req, -EIO);
-		req = next;
-	}
+static void describe_end(struct nbd_conn *conn, enum backend_loss loss, int error, struct error *e)
+{
+	const unsigned int n = conn->in_flight;
+	char peer[STREAM_ADDR_TEXT];
+
+	stream_addr_text(&conn->addr, peer);
+	if (conn->error.text[0])
+		err_set(e, EPROTO, "%s: connection dropped, the server broke the protocol: %s",
+			peer, conn->error.text);
+	else if (loss == BACKEND_LOSS_SHUTDOWN)
+		err_set(e, ESHUTDOWN, "%s: the server is shutting down", peer);
+	else if (loss == BACKEND_LOSS_CLOSED)
+		err_set(e, ECONNRESET, "%s: the server closed the connection (%u requests in flight)",
+			peer, n);
+	else if (loss == BACKEND_LOSS_REQUEST)
+		err_set(e, ETIMEDOUT, "%s: no answer in time (%u requests in flight)", peer, n);
+	else
+		err_set(e, error ? error : EIO, "%s: connection lost: %s (%u requests in flight)",
+			peer, strerror(error ? error : EIO), n);
+}
+
+/* The slots come back, the line goes to the owner. */
+static struct backend_request *take_line(struct nbd_conn *conn)
+{
+	struct backend_request *first = conn->first;
+
 	for (unsigned int i = 0; i < conn->slots.total; i++) {
 		struct slot *slot = conn->by_index[i];
 
 		if (!slot->req)
 			continue;
-		slot->error = -EIO;
-		release_slot(slot);
+		slot->req = NULL;
+		pool_put(&conn->slots, slot);
 	}
+	conn->in_flight = 0;
+	conn->first = NULL;
+	conn->last = NULL;
+	conn->unissued = NULL;
+	return first;
 }
 
 static void stream_ended(struct stream *stream, int error)
 {
 	struct nbd_conn *conn = stream_owner(stream);
-	enum conn_phase was = conn->phase;
+	struct nbd_conn_end end = {
+		.wanted = conn->wanted,
+		.opened = conn->opened,
+		.error = ERROR_INIT,
+		.fd = conn->fd,
+	};
+	/* The phase before the end, if it was not us who ended it. */
+	enum conn_phase was = conn->phase == CONN_ENDING ? conn->before : conn->phase;
+	int errnum = conn->error.errnum ? conn->error.errnum : -error;
 
-	conn->closed = true;
-	conn->end = error;
-	conn->phase = CONN_DEAD;
-	if (was == CONN_TRANSMISSION) {
-		log_death(conn);
-		fail_everything(conn);
-	} else {
-		settle(conn);
-	}
+	end.loss = conn->loss_known ? conn->loss : classify(was, error);
+	if (conn->opened)
+		describe_end(conn, end.loss, errnum, &end.error);
+	else
+		describe_handshake_end(conn, was, errnum, &end.error);
+	end.unanswered = take_line(conn);
+	conn->phase = CONN_NONE;
+	conn->params.ops->ended(conn->params.owner, &end);
 }
 
 static const struct stream_ops stream_callbacks = {
@@ -677,13 +782,64 @@ static const struct stream_ops stream_callbacks = {
 	.closed = stream_ended,
 };
 
+/* --- beginning and ending --- */
+
+static void begin(struct nbd_conn *conn, const struct stream_addr *addr)
+{
+	conn->addr = *addr;
+	conn->shutting_down = false;
+	conn->wanted = false;
+	conn->opened = false;
+	conn->loss_known = false;
+	conn->error = ERROR_INIT;
+	conn->fd = -1;
+	conn->nmessages = 0;
+}
+
+int nbd_conn_connect(struct nbd_conn *conn, const struct stream_addr *addr, struct error *e)
+{
+	int ret;
+
+	begin(conn, addr);
+	ret = nbd_handshake_init(&conn->handshake, conn->params.export_name, e);
+	if (ret < 0)
+		return ret;
+	ret = stream_connect(conn->stream, addr, e);
+	if (!ret)
+		conn->phase = CONN_CONNECTING;
+	return ret;
+}
+
+void nbd_conn_adopt(struct nbd_conn *conn, int fd, const struct stream_addr *addr,
+		    const struct nbd_export *export)
+{
+	begin(conn, addr);
+	start_transmission(conn, export);
+	stream_adopt(conn->stream, fd);
+}
+
+void nbd_conn_close(struct nbd_conn *conn)
+{
+	conn->wanted = true;
+	if (conn->phase == CONN_TRANSMISSION)
+		take_leave(conn);
+	else
+		cut(conn, BACKEND_LOSS_CLOSED);
+}
+
+void nbd_conn_release(struct nbd_conn *conn)
+{
+	conn->wanted = true;
+	conn->fd = stream_release_fd(conn->stream, 0);
+	end_phase(conn);
+}
+
 /* --- creation and destruction --- */
 
-static void conn_free(struct nbd_conn *conn)
+void nbd_conn_destroy(struct nbd_conn *conn)
 {
 	if (!conn)
 		return;
-	loop_hook_cancel(conn->loop, &conn->refuse_hook);
 	stream_destroy(conn->stream);
 	pool_destroy(&conn->slots);
 	free(conn->by_index);
@@ -713,22 +869,20 @@ static int create_slots(struct nbd_conn *conn)
 	return 0;
 }
 
-static int conn_new(struct loop *loop, const struct nbd_conn_params *params,
+int nbd_conn_create(struct loop *loop, const struct nbd_conn_params *params,
 		    struct nbd_conn **ret_conn, struct error *e)
 {
 	struct nbd_conn *conn = calloc(1, sizeof(*conn));
-	struct stream_params sp = { .ops = &stream_callbacks, .owner = conn };
+	struct stream_params sp = { .ops = &stream_callbacks,
+				    .owner = conn,
+				    .stats = params->stats };
 	int ret;
 
 	if (!conn)
 		return err_set(e, ENOMEM, "nbd: out of memory");
 	conn->loop = loop;
 	conn->params = *params;
-	conn->waiting_tail = &conn->waiting;
-	conn->refused_tail = &conn->refused;
-	conn->refuse_hook.run = refuse_all;
-	conn->timer.expired = handshake_timeout;
-
+	conn->fd = -1;
 	if (create_slots(conn) < 0) {
 		ret = err_set(e, ENOMEM, "nbd: out of memory");
 		goto fail;
@@ -743,126 +897,6 @@ static int conn_new(struct loop *loop, const struct nbd_conn_params *params,
 	return 0;
 
 fail:
-	conn_free(conn);
+	nbd_conn_destroy(conn);
 	return ret;
-}
-
-static int handshake_error(struct nbd_conn *conn, struct error *e)
-{
-	char peer[STREAM_ADDR_TEXT];
-
-	stream_addr_text(&conn->addr, peer);
-	if (conn->error.errnum)
-		return err_set(e, conn->error.errnum, "nbd server %s: %s", peer, conn->error.text);
-	if (!conn->connected)
-		return err_set_errno(e, -conn->end, "cannot connect to nbd server %s", peer);
-	if (conn->end == -ETIMEDOUT)
-		return err_set(e, ETIMEDOUT, "nbd server %s: no answer while %s", peer,
-			       nbd_handshake_where(&conn->handshake));
-	if (conn->end == -EPIPE || conn->end == -ECONNRESET)
-		return err_set(e, ECONNRESET, "nbd server %s closed the connection while %s", peer,
-			       nbd_handshake_where(&conn->handshake));
-	return err_set_errno(e, conn->end ? -conn->end : EIO, "nbd server %s", peer);
-}
-
-static int open_one(struct loop *loop, const struct stream_addr *addr,
-		    const struct nbd_conn_params *params, struct nbd_conn **ret_conn,
-		    bool *ret_connected, struct error *e)
-{
-	struct nbd_conn *conn;
-	int ret;
-
-	ret = conn_new(loop, params, &conn, e);
-	if (ret < 0)
-		return ret;
-	conn->addr = *addr;
-	ret = stream_connect(conn->stream, addr, e);
-	if (ret < 0)
-		goto fail;
-
-	loop_timer_arm(loop, &conn->timer, params->timeout_ms);
-	while (conn->phase == CONN_HANDSHAKE) {
-		ret = loop_run(loop);
-		if (ret < 0) {
-			err_set_errno(e, -ret, "nbd: io_uring");
-			goto fail;
-		}
-	}
-	if (conn->phase != CONN_TRANSMISSION) {
-		*ret_connected = conn->connected;
-		ret = handshake_error(conn, e);
-		goto fail;
-	}
-	*ret_conn = conn;
-	return 0;
-
-fail:
-	conn_free(conn);
-	return ret;
-}
-
-int nbd_conn_open(struct loop *loop, const struct stream_addr *addrs, unsigned int naddrs,
-		  const struct nbd_conn_params *params, struct nbd_conn **ret_conn, struct error *e)
-{
-	bool connected = false;
-	int ret = -EINVAL;
-
-	/* One that answers, however badly, is the server that was meant. */
-	for (unsigned int i = 0; i < naddrs && !connected; i++) {
-		ret = open_one(loop, &addrs[i], params, ret_conn, &connected, e);
-		if (!ret)
-			return 0;
-	}
-	return ret;
-}
-
-int nbd_conn_adopt(struct loop *loop, int fd, const struct nbd_export *export,
-		   const struct nbd_conn_params *params, struct nbd_conn **ret_conn,
-		   struct error *e)
-{
-	struct nbd_conn *conn;
-	int ret;
-
-	ret = conn_new(loop, params, &conn, e);
-	if (ret < 0) {
-		close(fd);
-		return ret;
-	}
-	conn->connected = true;
-	start_transmission(conn, export);
-	stream_adopt(conn->stream, fd);
-	*ret_conn = conn;
-	return 0;
-}
-
-static void run_until_closed(struct nbd_conn *conn)
-{
-	while (!conn->closed)
-		if (loop_run(conn->loop) < 0)
-			return;
-}
-
-int nbd_conn_detach(struct nbd_conn *conn)
-{
-	int fd = -ECONNRESET;
-
-	if (conn->phase == CONN_TRANSMISSION) {
-		conn->phase = CONN_CLOSING;
-		fd = stream_release_fd(conn->stream);
-		run_until_closed(conn);
-	}
-	conn_free(conn);
-	return fd;
-}
-
-void nbd_conn_close(struct nbd_conn *conn)
-{
-	if (!conn)
-		return;
-	if (conn->phase == CONN_TRANSMISSION) {
-		conn->phase = CONN_CLOSING;
-		take_leave(conn);
-		run_until_closed(conn);
-	}
-	conn_free(conn);
 }

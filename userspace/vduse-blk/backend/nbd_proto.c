@@ -199,8 +199,10 @@ int nbd_reply_decode(const uint8_t *p, size_t n, bool structured, struct nbd_rep
 	magic = get_be32(p);
 	if (magic == SIMPLE_REPLY_MAGIC)
 		return decode_simple(p, n, ret_reply);
-	if (magic != STRUCTURED_REPLY_MAGIC)
-		return err_set(e, EPROTO, "wrong reply magic 0x%08x", magic);
+	if (magic != STRUCTURED_REPLY_MAGIC) {
+		err_set(e, EPROTO, "wrong reply magic 0x%08x", magic);
+		return -EBADMSG;
+	}
 	if (!structured)
 		return err_set(e, EPROTO, "structured reply that was not negotiated");
 	return decode_chunk(p, n, ret_reply, e);

@@ -169,7 +169,8 @@ struct nbd_reply {
  * @e: error text for a violation
  *
  * Return: bytes consumed; 0 if more are needed (never with
- * NBD_REPLY_HEADER_MAX or more); -EPROTO on a violation.
+ * NBD_REPLY_HEADER_MAX or more); on a violation -EBADMSG (no reply begins like
+ * this) or -EPROTO.
  */
 int nbd_reply_decode(const uint8_t *p, size_t n, bool structured, struct nbd_reply *ret_reply,
 		     struct error *e);

@@ -37,6 +37,11 @@
 #define READ_ONCE(x)		 __atomic_load_n(&(x), __ATOMIC_RELAXED)
 #define WRITE_ONCE(x, v)	 __atomic_store_n(&(x), v, __ATOMIC_RELAXED)
 
+/* A counter that one thread writes and any thread may read. */
+#define counter_add(p, n)	 __atomic_store_n(p, *(p) + (n), __ATOMIC_RELAXED)
+#define counter_set(p, n)	 __atomic_store_n(p, n, __ATOMIC_RELAXED)
+#define counter_read(p)		 __atomic_load_n(p, __ATOMIC_RELAXED)
+
 #define PRINTF_FORMAT(fmt, args) __attribute__((format(printf, fmt, args)))
 
 static inline bool is_power_of_2(uint64_t n)

@@ -58,6 +58,25 @@ void iov_scatter(const struct iovec *iov, unsigned int niov, size_t skip, const 
 	}
 }
 
+void iov_gather(const struct iovec *iov, unsigned int niov, size_t skip, void *dst, size_t len)
+{
+	uint8_t *to = dst;
+
+	for (; niov && len; iov++, niov--) {
+		size_t n;
+
+		if (skip >= iov->iov_len) {
+			skip -= iov->iov_len;
+			continue;
+		}
+		n = min(len, iov->iov_len - skip);
+		copy(to, (const uint8_t *)iov->iov_base + skip, n);
+		to += n;
+		len -= n;
+		skip = 0;
+	}
+}
+
 void iov_zero(const struct iovec *iov, unsigned int niov, size_t skip, size_t len)
 {
 	for (; niov && len; iov++, niov--) {

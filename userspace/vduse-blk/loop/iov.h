@@ -33,6 +33,16 @@ void iov_scatter(const struct iovec *iov, unsigned int niov, size_t skip, const 
 		 size_t len);
 
 /**
+ * iov_gather() - copy out of the described memory
+ * @iov: array
+ * @niov: its entries
+ * @skip: first byte to be read
+ * @dst: destination
+ * @len: bytes
+ */
+void iov_gather(const struct iovec *iov, unsigned int niov, size_t skip, void *dst, size_t len);
+
+/**
  * iov_zero() - clear a part of the described memory
  * @iov: array
  * @niov: its entries

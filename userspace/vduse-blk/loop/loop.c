@@ -537,5 +537,6 @@ int loop_run(struct loop *loop)
 	/* What was prepared last must not wait for a next loop_run() that may never be. */
 	if (!ret && io_uring_sq_ready(&loop->ring))
 		ret = submit_now(loop);
+	loop->now_ns = 0;
 	return ret;
 }

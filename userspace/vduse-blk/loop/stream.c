@@ -7,6 +7,8 @@
  *	NEW --connect--> CONNECTING --done--> OPEN --close, end, error--> CLOSING
  *	    --adopt------------------------->      --all operations gone--> CLOSED
  *
+ * A CLOSED stream may begin anew, by connect or adopt, from inside closed() too.
+ *
  * At most three operations are in flight: connect, or one send and one
  * receive. Whoever wants the end (the owner, a peer that closed, an error, a
  * timer) goes through stream_close(), which records the reason once and gets
@@ -61,6 +63,7 @@ struct stream {
 	int error;	/* why it ends */
 	bool lingering; /* CLOSING, but what is queued still goes out */
 	bool keep_fd;	/* the socket was taken by stream_release_fd() */
+	unsigned int keepalive_ms; /* 0: not wanted */
 
 	struct loop_op connect_op;
 	struct loop_op send_op;
@@ -86,7 +89,8 @@ struct stream {
 	struct iovec *recv_iov;
 	struct msghdr recv_msg;
 
-	struct stream_stats stats;
+	struct stream_stats own_stats;
+	struct stream_stats *stats;
 };
 
 static void receive(struct stream *s);
@@ -98,7 +102,13 @@ void *stream_owner(const struct stream *stream)
 
 const struct stream_stats *stream_stats(const struct stream *stream)
 {
-	return &stream->stats;
+	return stream->stats;
+}
+
+size_t stream_memory(const struct stream *stream)
+{
+	return sizeof(*stream) + stream->params.recv_size + STAGING_SIZE +
+	       2 * stream->params.max_iov * sizeof(struct iovec);
 }
 
 /* --- the end --- */
@@ -152,12 +162,14 @@ void stream_close(struct stream *stream, int error)
 		stop_operations(stream);
 }
 
-int stream_release_fd(struct stream *stream)
+int stream_release_fd(struct stream *stream, int error)
 {
 	int fd = stream->fd;
 
+	if (stream->state != STREAM_OPEN)
+		return -EBADF;
 	stream->keep_fd = true;
-	stream_close(stream, 0);
+	stream_close(stream, error);
 	return fd;
 }
 
@@ -252,7 +264,7 @@ static void flush(struct loop_hook *hook)
 		io_uring_prep_sendmsg(sqe, s->fd, &s->send_msg, (unsigned int)flags);
 	}
 	s->send_busy = true;
-	s->stats.sends++;
+	counter_add(&s->stats->sends, 1);
 }
 
 static void release_sent(struct stream *s, size_t n)
@@ -281,7 +293,7 @@ static void send_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	(void)cqe_flags;
 	s->send_busy = false;
 	if (res > 0) {
-		s->stats.bytes_sent += (uint64_t)res;
+		counter_add(&s->stats->bytes_sent, (uint64_t)res);
 		release_sent(s, (size_t)res);
 	} else if (res != -EAGAIN && res != -EINTR) {
 		stream_close(s, res ? res : -EPIPE);
@@ -372,12 +384,12 @@ static void receive_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 		return;
 	}
 
-	s->stats.recvs++;
-	s->stats.bytes_received += (uint64_t)res;
+	counter_add(&s->stats->recvs, 1);
+	counter_add(&s->stats->bytes_received, (uint64_t)res);
 	if ((size_t)res == s->asked)
 		s->more_waits = true;
 	if (s->direct.len) {
-		s->stats.bytes_direct += (uint64_t)res;
+		counter_add(&s->stats->bytes_direct, (uint64_t)res);
 		direct_advance(s, (size_t)res);
 	} else {
 		s->have += (size_t)res;
@@ -436,6 +448,48 @@ static void connect_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	s->params.ops->open(s);
 }
 
+/* Nothing of an earlier connection may show in the next. */
+static void begin(struct stream *s)
+{
+	s->error = 0;
+	s->lingering = false;
+	s->keep_fd = false;
+	s->segs = NULL;
+	s->segs_tail = &s->segs;
+	s->have = 0;
+	s->more_waits = false;
+	s->direct = (struct direct){ 0 };
+}
+
+/*
+ * Idle connections are probed after a third of the time, so two answers may get
+ * lost. Options that a kernel or another kind of socket does not have are left.
+ */
+static void apply_keepalive(const struct stream *s)
+{
+	const int on = s->keepalive_ms > 0;
+	const int interval = (int)max(s->keepalive_ms / 3000, 1u);
+	const int count = 2;
+	const unsigned int user_timeout = s->keepalive_ms;
+
+	if (s->fd < 0)
+		return;
+	setsockopt(s->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+	setsockopt(s->fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &user_timeout, sizeof(user_timeout));
+	if (!on)
+		return;
+	setsockopt(s->fd, IPPROTO_TCP, TCP_KEEPIDLE, &interval, sizeof(interval));
+	setsockopt(s->fd, IPPROTO_TCP, TCP_KEEPINTVL, &interval, sizeof(interval));
+	setsockopt(s->fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+}
+
+void stream_set_keepalive(struct stream *stream, unsigned int ms)
+{
+	stream->keepalive_ms = min(ms, (unsigned int)INT_MAX);
+	if (stream->keepalive_ms || stream->state == STREAM_OPEN)
+		apply_keepalive(stream);
+}
+
 int stream_connect(struct stream *stream, const struct stream_addr *addr, struct error *e)
 {
 	int family = addr->sa.any.sa_family;
@@ -448,6 +502,9 @@ int stream_connect(struct stream *stream, const struct stream_addr *addr, struct
 	if (family != AF_UNIX)
 		setsockopt(stream->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 
+	begin(stream);
+	if (stream->keepalive_ms && family != AF_UNIX)
+		apply_keepalive(stream);
 	stream->state = STREAM_CONNECTING;
 	stream->addr = *addr;
 	io_uring_prep_connect(loop_sqe(stream->loop, &stream->connect_op), stream->fd,
@@ -460,7 +517,10 @@ int stream_connect(struct stream *stream, const struct stream_addr *addr, struct
 
 void stream_adopt(struct stream *stream, int fd)
 {
+	begin(stream);
 	stream->fd = fd;
+	if (stream->keepalive_ms)
+		apply_keepalive(stream);
 	stream->state = STREAM_OPEN;
 	receive(stream);
 }
@@ -480,6 +540,7 @@ int stream_create(struct loop *loop, const struct stream_params *params, struct 
 	if (!s->params.max_iov)
 		s->params.max_iov = DEFAULT_MAX_IOV;
 	s->params.max_iov = min(s->params.max_iov, (unsigned int)IOV_MAX);
+	s->stats = params->stats ? params->stats : &s->own_stats;
 	s->fd = -1;
 	s->segs_tail = &s->segs;
 	s->connect_op.complete = connect_complete;

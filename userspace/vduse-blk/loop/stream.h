@@ -2,7 +2,7 @@
 /*
  * A byte-stream connection (TCP over IPv4 or IPv6, UNIX socket) on a loop.
  *
- *	CONNECTING -> OPEN -> CLOSING -> CLOSED
+ *	CONNECTING -> OPEN -> CLOSING -> CLOSED (-> CONNECTING ...)
  *
  * Sending: segments queue up and go out in order; one send operation is in
  * flight at a time and carries everything that was queued when it was made.
@@ -122,20 +122,22 @@ struct stream_ops {
 /* Largest rest that data() may leave unconsumed. */
 #define STREAM_CARRY_MAX 4096
 
-struct stream_params {
-	const struct stream_ops *ops;
-	void *owner;			 /* for stream_owner() */
-	size_t recv_size;		 /* receive buffer; 0: 256 KiB */
-	unsigned int max_iov;		 /* pieces of one send; 0: 256, at most IOV_MAX */
-	unsigned int connect_timeout_ms; /* 0: none */
-};
-
+/* Written by the loop's thread only; see counter_read() for other threads. */
 struct stream_stats {
 	uint64_t sends; /* operations */
 	uint64_t recvs; /* operations that brought data */
 	uint64_t bytes_sent;
 	uint64_t bytes_received;
 	uint64_t bytes_direct; /* of those, received without a copy */
+};
+
+struct stream_params {
+	const struct stream_ops *ops;
+	void *owner;			 /* for stream_owner() */
+	size_t recv_size;		 /* receive buffer; 0: 256 KiB */
+	unsigned int max_iov;		 /* pieces of one send; 0: 256, at most IOV_MAX */
+	unsigned int connect_timeout_ms; /* 0: none */
+	struct stream_stats *stats;	 /* where to count; NULL: in the stream */
 };
 
 /**
@@ -157,8 +159,8 @@ int stream_create(struct loop *loop, const struct stream_params *params, struct 
 void stream_destroy(struct stream *stream);
 
 /**
- * stream_connect() - connect a new stream; open() or closed() follows
- * @stream: the stream
+ * stream_connect() - connect; open() or closed() follows
+ * @stream: new, or closed: then it begins anew, with the same buffers
  * @addr: peer
  * @e: error text
  *
@@ -168,23 +170,34 @@ int stream_connect(struct stream *stream, const struct stream_addr *addr, struct
 
 /**
  * stream_adopt() - use a socket that is connected already; open() is not called
- * @stream: new stream
+ * @stream: new or closed
  * @fd: the stream owns it from now on
  */
 void stream_adopt(struct stream *stream, int fd);
 
 /**
- * stream_release_fd() - take the socket out of an open stream, and the stream to CLOSED
- * @stream: open, with nothing queued; closed() is called with 0 when its
- *	    receive operation is gone
+ * stream_set_keepalive() - when to give up a peer whose kernel is silent
+ * @stream: any; on UNIX sockets without effect
+ * @ms: for probes that are not answered, and for bytes that are not acknowledged; 0: never
  *
- * Bytes that arrived and were not consumed are lost, so the caller must know
- * that the peer has nothing to say. The socket is no longer the stream's when
- * this returns, but may be used only after closed().
- *
- * Return: the socket.
+ * The kernel does it all. The end is then closed() with -ETIMEDOUT or what the
+ * network said. Counts from the next connection on, too.
  */
-int stream_release_fd(struct stream *stream);
+void stream_set_keepalive(struct stream *stream, unsigned int ms);
+
+/**
+ * stream_release_fd() - take the socket out of an open stream, and the stream to CLOSED
+ * @stream: open; with @error 0 nothing may be queued
+ * @error: 0 or -errno, handed to closed(), which is called when the stream's
+ *	   operations are gone
+ *
+ * What is queued is dropped, be it in the middle of a segment. Bytes that
+ * arrived and were not consumed are lost. The socket is no longer the stream's
+ * when this returns, but may be used only after closed().
+ *
+ * Return: the socket; -EBADF if the stream is not open.
+ */
+int stream_release_fd(struct stream *stream, int error);
 
 /**
  * stream_send() - queue a segment
@@ -235,5 +248,13 @@ void *stream_owner(const struct stream *stream);
  * Return: valid as long as the stream.
  */
 const struct stream_stats *stream_stats(const struct stream *stream);
+
+/**
+ * stream_memory() - bytes that it has allocated
+ * @stream: the stream
+ *
+ * Return: bytes, constant.
+ */
+size_t stream_memory(const struct stream *stream);
 
 #endif

@@ -35,6 +35,7 @@ struct control {
 	pthread_cond_t changed;
 	struct queue *owner;	 /* queue 0, once it can take requests */
 	unsigned int unfinished; /* queues; counted on queue 0's thread */
+	unsigned int busy;	 /* queues that still have requests; atomic */
 	bool owner_failed;
 };
 
@@ -68,6 +69,7 @@ struct queue {
 	int32_t next_seed;
 	struct loop_timer idle_timer;
 	uint64_t idle_iterations;
+	bool alone;
 	unsigned int wakeups;
 	int first_error;
 	struct control *control;
@@ -282,10 +284,23 @@ static void queue_finished(struct queue *q)
 	loop_stop(q->loop);
 }
 
+/* Other queues' flushes are work for this one's connection, so it begins when all are through. */
+static void begin_idle(struct queue *q)
+{
+	q->alone = !__atomic_load_n(&q->control->busy, __ATOMIC_ACQUIRE);
+	q->idle_iterations = loop_stats(q->loop)->iterations;
+	loop_timer_arm(q->loop, &q->idle_timer, IDLE_MS);
+}
+
 static void idle_over(struct loop_timer *timer)
 {
 	struct queue *q = container_of(timer, struct queue, idle_timer);
 	uint64_t woken = loop_stats(q->loop)->iterations - q->idle_iterations;
+
+	if (!q->alone) {
+		begin_idle(q);
+		return;
+	}
 
 	/* This timer's own wake-up, and the iteration that armed it. */
 	if (woken > 2)
@@ -300,13 +315,13 @@ static void issue_more(struct queue *q)
 			start(&q->slots[i]);
 	if (q->finished < q->s->ops || q->finished != q->issued)
 		return;
+	__atomic_sub_fetch(&q->control->busy, 1, __ATOMIC_ACQ_REL);
 	/* Queue 0 may be woken by the others' requests. */
 	if (!q->s->idle_check || (!q->index && q->s->options.queues > 1)) {
 		queue_finished(q);
 		return;
 	}
-	q->idle_iterations = loop_stats(q->loop)->iterations;
-	loop_timer_arm(q->loop, &q->idle_timer, IDLE_MS);
+	begin_idle(q);
 }
 
 static int prepare(struct queue *q)
@@ -379,8 +394,11 @@ static void *run_queue(void *arg)
 	q->failed = prepare(q);
 	if (!q->index)
 		announce_owner(q);
+	if (q->s->started)
+		sem_post(q->s->started);
 	if (q->failed && q->index && q->loop) {
 		/* Queue 0 waits for everybody. */
+		__atomic_sub_fetch(&q->control->busy, 1, __ATOMIC_ACQ_REL);
 		queue_finished(q);
 		loop_hook_schedule(q->loop, &q->stop_hook);
 		loop_run(q->loop);
@@ -418,7 +436,7 @@ static int run_queues(const struct exercise *x, struct backend *backend, struct 
 {
 	unsigned int n = x->options.queues;
 	uint64_t blocks = backend->info.size / backend->info.block_size;
-	struct control control = { .unfinished = n };
+	struct control control = { .unfinished = n, .busy = n };
 	struct queue *queues = calloc(n, sizeof(*queues));
 	int ret = 0;
 
@@ -455,6 +473,20 @@ static int run_queues(const struct exercise *x, struct backend *backend, struct 
 	return ret;
 }
 
+static void add_link_stats(struct exercise_result *r, struct backend *backend)
+{
+	struct backend_link_stats stats;
+
+	for (unsigned int i = 0; !backend_link_stats(backend, i, &stats); i++) {
+		for (int k = 0; k < _BACKEND_LOSS_MAX; k++)
+			r->lost += (unsigned int)stats.losses[k];
+		r->resubmitted += (unsigned int)stats.resubmitted;
+		r->replayed += (unsigned int)stats.replayed;
+		r->held += (unsigned int)stats.held;
+		r->flushes += (unsigned int)stats.flushes;
+	}
+}
+
 int exercise_run(const struct exercise *x, struct exercise_result *ret_result, struct error *e)
 {
 	struct exercise copy = *x;
@@ -472,6 +504,7 @@ int exercise_run(const struct exercise *x, struct exercise_result *ret_result, s
 	r.info = backend->info;
 	r.wanted = copy.ops * copy.options.queues;
 	ret = run_queues(&copy, backend, &r, e);
+	add_link_stats(&r, backend);
 	backend_close(backend);
 	if (!ret)
 		*ret_result = r;

@@ -5,6 +5,8 @@
 #ifndef TESTS_EXERCISER_H
 #define TESTS_EXERCISER_H
 
+#include <semaphore.h>
+
 #include "backend/backend.h"
 
 /* 0 stands for: one queue, 16 in flight, 1500 requests, of at most 16 blocks. */
@@ -20,6 +22,7 @@ struct exercise {
 	bool blank;	  /* the device is known to be all zeroes at the start */
 	bool idle_check;  /* afterwards each loop must sleep without waking up */
 	bool single_size; /* every request has max_blocks */
+	sem_t *started;	  /* posted by each queue when it begins; NULL: nobody waits */
 };
 
 #define EXERCISE_MAX_DEPTH 256
@@ -35,6 +38,8 @@ struct exercise_result {
 	unsigned int by_op[_BACKEND_OP_MAX];
 	int first_error;
 	uint64_t enters; /* io_uring_enter system calls */
+	/* Over all connections: times that they were lost, what followed from it, flushes sent */
+	unsigned int lost, resubmitted, replayed, held, flushes;
 };
 
 /**

@@ -27,6 +27,7 @@ struct run {
 	size_t out_len, out_room;
 	uint32_t option; /* the last one that came */
 	uint64_t cookie_delta;
+	bool structured;
 	char word[MAX_WORD];
 	char *args[MAX_ARGS];
 	unsigned int nargs;
@@ -183,6 +184,8 @@ static void put_reply(struct run *r, uint32_t type, uint32_t length)
 
 static void do_ack(struct run *r)
 {
+	if (r->option == 8)
+		r->structured = true;
 	put_reply(r, 1, 0);
 }
 
@@ -236,13 +239,18 @@ static void do_head(struct run *r)
 	if (be32toh(h.magic) != 0x25609513)
 		problem(r, "wrong request magic");
 	*q = (struct nbd_script_request){ be16toh(h.flags), be16toh(h.type), be64toh(h.cookie),
-					  be64toh(h.offset), be32toh(h.length) };
+					  be64toh(h.offset), be32toh(h.length), NULL };
 	r->s->nrequests++;
 }
 
 static void do_rest(struct run *r)
 {
-	get_and_drop(r, r->s->requests[r->s->nrequests - 1].length);
+	struct nbd_script_request *q = &r->s->requests[r->s->nrequests - 1];
+
+	q->data = malloc(q->length + 1);
+	if (!q->data)
+		abort();
+	get(r, q->data, q->length);
 }
 
 static void do_req(struct run *r)
@@ -365,6 +373,153 @@ static void do_cookie(struct run *r)
 	r->cookie_delta = number(r, 0);
 }
 
+static bool inside(const struct nbd_script_request *q)
+{
+	return q->length <= NBD_SCRIPT_SIZE && q->offset <= NBD_SCRIPT_SIZE - q->length;
+}
+
+static void apply(struct run *r, const struct nbd_script_request *q)
+{
+	if (!inside(q))
+		problem(r, "'%s': request outside the disk", r->word);
+	else if (q->type == 1)
+		memcpy(r->s->disk + q->offset, q->data, q->length);
+	else if (q->type == 6)
+		memset(r->s->disk + q->offset, 0, q->length);
+}
+
+static void do_apply(struct run *r)
+{
+	apply(r, request(r));
+}
+
+static void answer(struct run *r, const struct nbd_script_request *q)
+{
+	bool content = q->type == 0;
+
+	if (content && !inside(q)) {
+		problem(r, "'%s': request outside the disk", r->word);
+		return;
+	}
+	if (content && r->structured) {
+		put32(r, 0x668e33ef);
+		put16(r, 1);
+		put16(r, 1);
+		put64(r, q->cookie);
+		put32(r, q->length + 8);
+		put64(r, q->offset);
+	} else {
+		put32(r, 0x67446698);
+		put32(r, 0);
+		put64(r, q->cookie);
+	}
+	if (content)
+		put(r, r->s->disk + q->offset, q->length);
+	else
+		apply(r, q);
+}
+
+/* Has the client left, instead of asking for something? */
+static bool client_left(struct run *r)
+{
+	uint8_t header[28];
+	ssize_t n;
+
+	flush_out(r);
+	n = recv(r->fd, header, sizeof(header), MSG_PEEK | MSG_WAITALL);
+	return n < (ssize_t)sizeof(header) || (!header[6] && header[7] == 2);
+}
+
+static void do_serve(struct run *r)
+{
+	uint64_t n = r->nargs ? number(r, 0) : UINT64_MAX;
+
+	while (n-- && !r->over) {
+		if (client_left(r))
+			return;
+		do_req(r);
+		if (!r->over)
+			answer(r, &r->s->requests[r->s->nrequests - 1]);
+	}
+	flush_out(r);
+}
+
+static void do_flood(struct run *r)
+{
+	uint64_t n = number(r, 1);
+
+	for (uint64_t i = 0; i < n; i++) {
+		put_chunk(r, 0, 1, 9);
+		put64(r, request(r)->offset);
+		put(r, "x", 1);
+	}
+}
+
+static void do_quiet(struct run *r)
+{
+	struct timeval limit = { .tv_sec = (time_t)number(r, 0) / 1000,
+				 .tv_usec = (suseconds_t)(number(r, 0) % 1000) * 1000 };
+	struct timeval usual = { .tv_sec = IO_TIMEOUT_S };
+	uint8_t byte;
+
+	flush_out(r);
+	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	if (recv(r->fd, &byte, 1, MSG_PEEK) >= 0)
+		problem(r, "something came at '%s'", r->word);
+	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &usual, sizeof(usual));
+}
+
+/* --- several connections --- */
+
+static void do_leave(struct run *r)
+{
+	flush_out(r);
+	if (r->s->nleft == NBD_SCRIPT_MAX_LEFT)
+		problem(r, "too many connections are left");
+	else
+		r->s->left[r->s->nleft++] = r->fd;
+	r->fd = -1;
+}
+
+static void do_hangup(struct run *r)
+{
+	flush_out(r);
+	while (r->s->nleft)
+		close(r->s->left[--r->s->nleft]);
+}
+
+static bool next_connection(struct run *r)
+{
+	struct timeval limit = { .tv_sec = IO_TIMEOUT_S };
+
+	r->fd = accept(r->s->listener, NULL, NULL);
+	if (r->fd < 0) {
+		r->over = true;
+		return false;
+	}
+	r->s->connections++;
+	r->structured = false;
+	r->cookie_delta = 0;
+	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+	return true;
+}
+
+static void end_connection(struct run *r)
+{
+	flush_out(r);
+	if (r->fd >= 0)
+		close(r->fd);
+	r->fd = -1;
+}
+
+static void do_refuse(struct run *r)
+{
+	for (uint64_t n = number(r, 0); n && !r->over; n--) {
+		end_connection(r);
+		next_connection(r);
+	}
+}
+
 static void do_disc(struct run *r)
 {
 	uint8_t h[28];
@@ -429,7 +584,9 @@ static const struct {
 	{ "error", do_error },	 { "erroff", do_erroff }, { "chunk", do_chunk },
 	{ "cookie", do_cookie }, { "echunk", do_echunk }, { "disc", do_disc },
 	{ "x", do_hex },	 { "zero", do_zero },	  { "sleep", do_sleep },
-	{ "close", do_close },	 { "wait", do_wait },
+	{ "close", do_close },	 { "wait", do_wait },	  { "serve", do_serve },
+	{ "apply", do_apply },	 { "quiet", do_quiet },	  { "leave", do_leave },
+	{ "hangup", do_hangup }, { "refuse", do_refuse }, { "flood", do_flood },
 };
 
 /* 0x16d: flags, flush, FUA, trim, write-zeroes, multi-conn */
@@ -480,16 +637,21 @@ static void run_script(struct run *r, const char *text)
 static void *serve(void *arg)
 {
 	struct nbd_script *s = arg;
-	struct run r = { .s = s };
-	struct timeval limit = { .tv_sec = IO_TIMEOUT_S };
+	struct run r = { .s = s, .fd = -1 };
+	const char *text = s->text;
 
-	r.fd = accept(s->listener, NULL, NULL);
-	if (r.fd < 0)
-		return NULL;
-	setsockopt(r.fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-	run_script(&r, s->text);
-	flush_out(&r);
-	close(r.fd);
+	while (*text && !s->problem[0] && next_connection(&r)) {
+		size_t n = strcspn(text, "|");
+		char *part = strndup(text, n);
+
+		r.over = false;
+		run_script(&r, part);
+		end_connection(&r);
+		free(part);
+		text += n + (text[n] == '|');
+	}
+	while (s->nleft)
+		close(s->left[--s->nleft]);
 	free(r.out);
 	return NULL;
 }
@@ -504,6 +666,11 @@ int nbd_script_start(struct nbd_script *s, const char *text)
 		return -errno;
 	snprintf(un.sun_path, sizeof(un.sun_path), "%s/socket", s->folder);
 	snprintf(s->uri, sizeof(s->uri), "nbd+unix:///disk?socket=%s", un.sun_path);
+	s->disk = malloc(NBD_SCRIPT_SIZE);
+	if (!s->disk)
+		return -ENOMEM;
+	for (size_t i = 0; i < NBD_SCRIPT_SIZE; i++)
+		s->disk[i] = nbd_script_byte(i);
 	s->listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (s->listener < 0 || bind(s->listener, (void *)&un, sizeof(un)) || listen(s->listener, 4))
 		return -errno;
@@ -522,4 +689,13 @@ void nbd_script_stop(struct nbd_script *s)
 	snprintf(name, sizeof(name), "%s/socket", s->folder);
 	unlink(name);
 	rmdir(s->folder);
+}
+
+void nbd_script_free(struct nbd_script *s)
+{
+	for (unsigned int i = 0; i < s->nrequests; i++)
+		free(s->requests[i].data);
+	free(s->disk);
+	s->disk = NULL;
+	s->nrequests = 0;
 }

@@ -28,6 +28,18 @@
  *	echunk:R:TYPE:ERROR:LENGTH	the only chunk, an error of any type, no text
  *	cookie:X		X is added to the cookies of the replies that follow
  *	disc			wait for the disconnect request
+ *	serve[:N]		answer N requests rightly (default: until the client leaves),
+ *				reading from and writing to the disk, which begins as
+ *				the pattern
+ *	apply:R			write request R's data to the disk, without an answer
+ *	quiet:MS		nothing may arrive for so long
+ *	flood:R:N		N data chunks of one byte each, all at request R's offset
+ * Several connections
+ *	|			the next connection; the script goes on when it comes.
+ *				The old one is closed, unless it was left
+ *	leave			keep this connection open, and deaf
+ *	hangup			close those that were left
+ *	refuse:N		N connections are closed as soon as they come
  * Anywhere
  *	x:HEX			raw bytes
  *	zero:N			N zero bytes
@@ -46,7 +58,8 @@
 #include "base/util.h"
 
 #define NBD_SCRIPT_SIZE		(1024 * 1024)
-#define NBD_SCRIPT_MAX_REQUESTS 64
+#define NBD_SCRIPT_MAX_REQUESTS 256
+#define NBD_SCRIPT_MAX_LEFT	8
 
 struct nbd_script_request {
 	uint16_t flags;
@@ -54,6 +67,7 @@ struct nbd_script_request {
 	uint64_t cookie;
 	uint64_t offset;
 	uint32_t length;
+	uint8_t *data; /* of a write */
 };
 
 struct nbd_script {
@@ -62,6 +76,10 @@ struct nbd_script {
 	int listener;
 	pthread_t thread;
 	const char *text;
+	int left[NBD_SCRIPT_MAX_LEFT];
+	unsigned int nleft;
+	unsigned int connections; /* that came */
+	uint8_t *disk;
 	unsigned int nrequests;
 	struct nbd_script_request requests[NBD_SCRIPT_MAX_REQUESTS];
 	/* Why the script could not be followed; empty: it was. Read after stop. */
@@ -69,7 +87,7 @@ struct nbd_script {
 };
 
 /**
- * nbd_script_start() - listen, and follow @text for one connection
+ * nbd_script_start() - listen, and follow @text
  * @s: to fill in
  * @text: kept, not copied
  *
@@ -80,8 +98,17 @@ int nbd_script_start(struct nbd_script *s, const char *text);
 /**
  * nbd_script_stop() - wait for the end of the script
  * @s: started. The client has hung up, or the script does.
+ *
+ * s->problem, s->connections, s->requests (without data) and s->disk are for
+ * reading afterwards; nbd_script_free() frees them.
  */
 void nbd_script_stop(struct nbd_script *s);
+
+/**
+ * nbd_script_free() - after nbd_script_stop()
+ * @s: stopped
+ */
+void nbd_script_free(struct nbd_script *s);
 
 static inline uint8_t nbd_script_byte(uint64_t offset)
 {

@@ -122,26 +122,52 @@ static int wait_until_ready(struct nbdkit *kit)
 	return -ETIMEDOUT;
 }
 
+static int launch(struct nbdkit *kit, const char *command)
+{
+	char text[2300];
+
+	snprintf(text, sizeof(text), "%s", command);
+	kit->pid = fork();
+	if (!kit->pid)
+		exec_command(text, kit->folder);
+	return kit->pid < 0 ? -errno : wait_until_ready(kit);
+}
+
 int nbdkit_start(struct nbdkit *kit, enum nbdkit_address address, const char *arguments)
 {
-	char text[4096];
 	int ret;
 
 	*kit = (struct nbdkit){ .folder = "/tmp/test-nbdkit-XXXXXX" };
 	if (!mkdtemp(kit->folder))
 		return -errno;
-	ret = build_command(kit, address, arguments, text, sizeof(text));
-	if (ret < 0) {
-		nbdkit_stop(kit);
-		return ret;
-	}
-	kit->pid = fork();
-	if (!kit->pid)
-		exec_command(text, kit->folder);
-	ret = kit->pid < 0 ? -errno : wait_until_ready(kit);
+	ret = build_command(kit, address, arguments, kit->command, sizeof(kit->command));
+	if (!ret)
+		ret = launch(kit, kit->command);
 	if (ret < 0)
 		nbdkit_stop(kit);
 	return ret;
+}
+
+void nbdkit_kill(struct nbdkit *kit)
+{
+	if (kit->pid > 0) {
+		kill(kit->pid, SIGKILL);
+		waitpid(kit->pid, NULL, 0);
+	}
+	kit->pid = 0;
+}
+
+int nbdkit_restart(struct nbdkit *kit, const char *append)
+{
+	char text[2300];
+
+	snprintf(text, sizeof(text), "%s/pid", kit->folder);
+	unlink(text);
+	snprintf(text, sizeof(text), "%s/socket", kit->folder);
+	unlink(text);
+	snprintf(text, sizeof(text), "%s%s%s", kit->command, append ? " " : "",
+		 append ? append : "");
+	return launch(kit, text);
 }
 
 void nbdkit_stop(struct nbdkit *kit)
@@ -150,11 +176,7 @@ void nbdkit_stop(struct nbdkit *kit)
 	char name[400];
 	DIR *dir;
 
-	if (kit->pid > 0) {
-		kill(kit->pid, SIGKILL);
-		waitpid(kit->pid, NULL, 0);
-	}
-	kit->pid = 0;
+	nbdkit_kill(kit);
 	dir = kit->folder[0] ? opendir(kit->folder) : NULL;
 	while (dir && (entry = readdir(dir))) {
 		snprintf(name, sizeof(name), "%s/%s", kit->folder, entry->d_name);

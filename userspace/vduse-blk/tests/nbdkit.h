@@ -20,6 +20,7 @@ struct nbdkit {
 	pid_t pid;
 	char folder[64];
 	char uri[256]; /* "%s" stands for the export name */
+	char command[2048];
 };
 
 /**
@@ -38,6 +39,22 @@ bool nbdkit_installed(void);
  * Return: 0 or -errno (-ETIMEDOUT, -ECHILD when it did not start).
  */
 int nbdkit_start(struct nbdkit *kit, enum nbdkit_address address, const char *arguments);
+
+/**
+ * nbdkit_kill() - kill -9
+ * @kit: started; its folder stays
+ */
+void nbdkit_kill(struct nbdkit *kit);
+
+/**
+ * nbdkit_restart() - start it again at the same address and wait until it listens
+ * @kit: killed
+ * @append: arguments to add to those of nbdkit_start() (the last value of a
+ *	    parameter may count, or not: that is the plugin's business); NULL: none
+ *
+ * Return: 0 or -errno.
+ */
+int nbdkit_restart(struct nbdkit *kit, const char *append);
 
 /**
  * nbdkit_stop() - end it and remove the folder

@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <sys/stat.h>
 
@@ -481,27 +482,61 @@ static void test_file_lock(void **state)
 
 struct killer {
 	pthread_t thread;
-	pid_t pid;
+	struct nbdkit *kit;
+	unsigned int rounds;
+	bool restart;
+	int error;
+	unsigned int queues;
+	sem_t started, over;
 };
 
 static void *kill_soon(void *arg)
 {
 	struct killer *k = arg;
 
-	usleep(150000);
-	kill(k->pid, SIGKILL);
+	for (unsigned int i = 0; i < k->queues; i++)
+		while (sem_wait(&k->started))
+			;
+	for (unsigned int i = 0; i < k->rounds && !k->error; i++) {
+		usleep(150000);
+		nbdkit_kill(k->kit);
+		if (k->restart)
+			k->error = nbdkit_restart(k->kit, NULL);
+	}
+	/* A server ends with the thread that has started it. */
+	while (sem_wait(&k->over))
+		;
 	return NULL;
 }
 
-/* Whatever is in flight or comes later fails; nothing hangs, nothing is mixed up. */
+/* The rounds begin when all queues of @x have. */
+static void killer_start(struct killer *k, struct exercise *x)
+{
+	k->queues = x->options.queues;
+	x->started = &k->started;
+	sem_init(&k->started, 0, 0);
+	sem_init(&k->over, 0, 0);
+	pthread_create(&k->thread, NULL, kill_soon, k);
+}
+
+static void killer_join(struct killer *k)
+{
+	sem_post(&k->over);
+	pthread_join(k->thread, NULL);
+	sem_destroy(&k->over);
+	sem_destroy(&k->started);
+}
+
+static const struct backend_options dying_options[] = {
+	{ .queues = 1 },
+	{ .queues = 3 },
+	{ .queues = 3, .single_connection = true },
+	{ .queues = 3, .single_connection = true, .queue_depth = 1 },
+};
+
+/* It does not come back: whatever is in flight or comes later fails in time; nothing hangs. */
 static void test_server_dies(void **state)
 {
-	const struct backend_options options[] = {
-		{ .queues = 1 },
-		{ .queues = 3 },
-		{ .queues = 3, .single_connection = true },
-		{ .queues = 3, .single_connection = true, .queue_depth = 1 },
-	};
 	struct exercise_result r;
 	struct error e = ERROR_INIT;
 	struct nbdkit kit;
@@ -510,25 +545,64 @@ static void test_server_dies(void **state)
 	(void)state;
 	if (!nbdkit_installed())
 		skip_with("nbdkit is not installed");
-	for (size_t i = 0; i < ARRAY_SIZE(options); i++) {
-		struct exercise x = { .options = options[i], .blank = true, .uri = uri };
-		struct killer k;
+	for (size_t i = 0; i < ARRAY_SIZE(dying_options); i++) {
+		struct exercise x = { .options = dying_options[i], .blank = true, .uri = uri };
+		struct killer k = { .kit = &kit, .rounds = 1 };
 
+		x.options.tunables.io_timeout_ms = 300;
 		/* Slow enough to be in the middle of it. */
 		assert_int_equal(nbdkit_start(&kit, NBDKIT_UNIX,
 					      "--filter=delay memory 64M rdelay=10ms wdelay=10ms"),
 				 0);
 		snprintf(uri, sizeof(uri), kit.uri, "");
-		k.pid = kit.pid;
-		pthread_create(&k.thread, NULL, kill_soon, &k);
+		killer_start(&k, &x);
 		if (exercise_run(&x, &r, &e))
 			fail_msg("row %zu: %s", i, e.text);
-		pthread_join(k.thread, NULL);
+		killer_join(&k);
 		nbdkit_stop(&kit);
 		assert_int_equal(r.requests, r.wanted);
 		assert_int_equal(r.mismatches, 0);
 		assert_int_equal(r.first_error, -EIO);
 		print_message("row %zu: %u of %u requests failed\n", i, r.errors, r.requests);
+	}
+}
+
+/* It comes back, several times: no request fails, and everything reads as it was written. */
+static void test_server_restarts(void **state)
+{
+	struct exercise_result r;
+	struct error e = ERROR_INIT;
+	struct nbdkit kit;
+	char uri[512];
+
+	(void)state;
+	if (!nbdkit_installed())
+		skip_with("nbdkit is not installed");
+	for (size_t i = 0; i < ARRAY_SIZE(dying_options); i++) {
+		struct exercise x = { .options = dying_options[i], .blank = true, .uri = uri };
+		struct killer k = { .kit = &kit, .rounds = 3, .restart = true };
+		char path[] = "/tmp/test-backend-XXXXXX", args[128];
+		auto_close int fd = mkstemp(path);
+
+		x.options.replay_log = BACKEND_REPLAY_LOG_DEFAULT;
+		x.ops = 3000;
+		assert_true(fd >= 0 && !ftruncate(fd, 64 << 20));
+		snprintf(args, sizeof(args), "--filter=delay file %s rdelay=2ms wdelay=5ms", path);
+		assert_int_equal(nbdkit_start(&kit, NBDKIT_UNIX, args), 0);
+		snprintf(uri, sizeof(uri), kit.uri, "");
+		killer_start(&k, &x);
+		if (exercise_run(&x, &r, &e))
+			fail_msg("row %zu: %s", i, e.text);
+		killer_join(&k);
+		nbdkit_stop(&kit);
+		unlink(path);
+		assert_int_equal(k.error, 0);
+		assert_int_equal(r.requests, r.wanted);
+		assert_int_equal(r.mismatches, 0);
+		assert_int_equal(r.errors, 0);
+		assert_true(r.lost > 0);
+		print_message("row %zu: %u requests, %u losses, %u sent again, %u replayed\n", i,
+			      r.requests, r.lost, r.resubmitted, r.replayed);
 	}
 }
 
@@ -791,11 +865,16 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_rows),	    cmocka_unit_test(test_file),
 		cmocka_unit_test(test_file_lock),   cmocka_unit_test(test_file_shrinks),
 		cmocka_unit_test(test_file_refresh),
-		cmocka_unit_test(test_server_dies), cmocka_unit_test(test_log_fua),
+		cmocka_unit_test(test_server_dies), cmocka_unit_test(test_server_restarts),
+		cmocka_unit_test(test_log_fua),
 		cmocka_unit_test(test_log_no_fua),  cmocka_unit_test(test_log_connections),
 		cmocka_unit_test(test_refusals),
 	};
 
+	if (argc == 3 && !strcmp(argv[1], "--only")) {
+		cmocka_set_test_filter(argv[2]);
+		return cmocka_run_group_tests_name("backend", tests, NULL, NULL);
+	}
 	if (argc > 1)
 		return run_as_tool(argc, argv);
 	return cmocka_run_group_tests_name("backend", tests, NULL, NULL);

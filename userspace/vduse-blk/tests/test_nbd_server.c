@@ -16,7 +16,7 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 
-#include "backend/nbd_conn.h"
+#include "backend/nbd_probe.h"
 #include "base/log.h"
 #include "nbd_script.h"
 
@@ -113,6 +113,7 @@ static void check_handshake(const struct handshake_row *row)
 	if (!ret)
 		backend_close(backend);
 	nbd_script_stop(&s);
+	nbd_script_free(&s);
 	if (ret != row->ret || !strstr(e.text, row->text))
 		fail_msg("'%s': %d '%s', expected %d '%s'", row->script, ret, e.text, row->ret,
 			 row->text);
@@ -165,6 +166,7 @@ static void test_good_handshakes(void **state)
 			fail_msg("'%s': %s", row->script, backend->info.description);
 		backend_close(backend);
 		nbd_script_stop(&s);
+	nbd_script_free(&s);
 		if (s.problem[0])
 			fail_msg("'%s': %s", row->script, s.problem);
 	}
@@ -180,134 +182,134 @@ struct row {
 	int errors[MAX_REQUESTS]; /* what each ends with */
 	const char *log;	  /* must be logged; NULL: neither a warning nor an error is */
 	size_t zeroes;		  /* bytes of the reads that are zero, for holes */
+	/*
+	 * The connection is lost, once, for this reason; the next one is
+	 * served rightly, and no request fails for it.
+	 */
+	int lost; /* 1 + enum backend_loss, 0: it is not lost */
 };
 
-#define R4K	  "r:0:4096"
-#define BAD(text) { -EIO }, text
+#define R4K		"r:0:4096"
+#define LOST(why, text) { 0 }, text, 0, 1 + BACKEND_LOSS_##why
 
 static const struct row rows[] = {
 	/* Right answers. */
-	{ "hs req data:0:0:4096:done disc", R4K, { 0 }, NULL, 0 },
-	{ "hs req data:0:0:4096 none:0:done disc", R4K, { 0 }, NULL, 0 },
-	{ "hs req hole:0:0:4096:done disc", R4K, { 0 }, NULL, 4096 },
-	{ "hs req data:0:0:512 hole:0:512:3072 data:0:3584:512:done disc", R4K, { 0 }, NULL, 3072 },
-	{ "hs req data:0:3584:512 data:0:0:512 hole:0:512:3072:done disc", R4K, { 0 }, NULL, 3072 },
+	{ "hs req data:0:0:4096:done disc", R4K, { 0 }, NULL, 0, 0 },
+	{ "hs req data:0:0:4096 none:0:done disc", R4K, { 0 }, NULL, 0, 0 },
+	{ "hs req hole:0:0:4096:done disc", R4K, { 0 }, NULL, 4096, 0 },
+	{ "hs req data:0:0:512 hole:0:512:3072 data:0:3584:512:done disc", R4K, { 0 }, NULL, 3072, 0 },
+	{ "hs req data:0:3584:512 data:0:0:512 hole:0:512:3072:done disc", R4K, { 0 }, NULL, 3072, 0 },
 	{ "hs req data:0:1:1 data:0:3:1 data:0:0:1 data:0:2:1 data:0:4:4092:done disc",
 	  R4K,
 	  { 0 },
 	  NULL,
-	  0 },
-	{ "hs-simple req ok:0 payload:0:4096 disc", R4K, { 0 }, NULL, 0 },
+	  0, 0 },
+	{ "hs-simple req ok:0 payload:0:4096 disc", R4K, { 0 }, NULL, 0, 0 },
 	{ "hs req req req none:2:done ok:1 data:0:0:4096:done disc",
 	  R4K " w:8192:4096 f:0:0",
 	  { 0 },
 	  NULL,
-	  0 },
-	{ "hs req req ok:0 none:1:done disc", "t:0:4096 z:4096:4096", { 0 }, NULL, 0 },
+	  0, 0 },
+	{ "hs req req ok:0 none:1:done disc", "t:0:4096 z:4096:4096", { 0 }, NULL, 0, 0 },
 	/* Chunks of two answers, interleaved. */
 	{ "hs req req data:0:0:2048 data:1:0:1024 data:0:2048:2048:done hole:1:1024:3072:done disc",
 	  R4K " r:65536:4096",
 	  { 0 },
 	  NULL,
-	  3072 },
+	  3072, 0 },
 	/* In place: large, after a header that came alone, and with neighbours behind it. */
-	{ "hs req data:0:0:1048576:done disc", "r:0:1048576", { 0 }, NULL, 0 },
-	{ "hs-simple req ok:0 flush sleep:30 payload:0:262144 disc", "r:0:262144", { 0 }, NULL, 0 },
+	{ "hs req data:0:0:1048576:done disc", "r:0:1048576", { 0 }, NULL, 0, 0 },
+	{ "hs-simple req ok:0 flush sleep:30 payload:0:262144 disc", "r:0:262144", { 0 }, NULL, 0, 0 },
 	{ "hs req req data:0:0:262144:done data:1:0:262144:done disc",
 	  "r:0:262144 r:262144:262144",
 	  { 0 },
 	  NULL,
-	  0 },
+	  0, 0 },
 	/* A write is answered before its payload was read. */
-	{ "hs head ok:0 flush sleep:50 rest disc", "w:0:1048576", { 0 }, NULL, 0 },
-	{ "hs head fail:0:28 flush sleep:50 rest disc", "w:0:1048576", { -ENOSPC }, "No space", 0 },
+	{ "hs head ok:0 flush sleep:50 rest disc", "w:0:1048576", { 0 }, NULL, 0, 0 },
+	{ "hs head fail:0:28 flush sleep:50 rest disc", "w:0:1048576", { -ENOSPC }, "No space", 0, 0 },
 
 	/* Errors fail their request, and only that. */
 	{ "hs req req error:0:5:done data:1:0:4096:done disc",
 	  R4K " r:4096:4096",
 	  { -EIO, 0 },
 	  "server reports: scripted",
-	  0 },
-	{ "hs req error:0:28:done disc", "w:0:512", { -ENOSPC }, "No space", 0 },
-	{ "hs req error:0:1 none:0:done disc", "w:0:512", { -EPERM }, "not permitted", 0 },
-	{ "hs req erroff:0:5:100:done disc", R4K, { -EIO }, "scripted", 0 },
-	{ "hs req data:0:0:4096 erroff:0:5:4095 none:0:done disc", R4K, { -EIO }, "scripted", 0 },
-	{ "hs req data:0:0:512 error:0:12:done disc", R4K, { -ENOMEM }, "scripted", 0 },
-	{ "hs req error:0:22 data:0:0:4096:done disc", R4K, { -EINVAL }, "scripted", 0 },
-	{ "hs req error:0:12345:done disc", R4K, { -EIO }, "scripted", 0 },
-	{ "hs req echunk:0:65000:5:14 disc", R4K, { -EIO }, "failed", 0 },
-	{ "hs req echunk:0:32769:5:4000 disc", R4K, { -EIO }, "failed", 0 },
-	{ "hs-simple req fail:0:5 disc", R4K, { -EIO }, "failed", 0 },
+	  0, 0 },
+	{ "hs req error:0:28:done disc", "w:0:512", { -ENOSPC }, "No space", 0, 0 },
+	{ "hs req error:0:1 none:0:done disc", "w:0:512", { -EPERM }, "not permitted", 0, 0 },
+	{ "hs req erroff:0:5:100:done disc", R4K, { -EIO }, "scripted", 0, 0 },
+	{ "hs req data:0:0:4096 erroff:0:5:4095 none:0:done disc", R4K, { -EIO }, "scripted", 0, 0 },
+	{ "hs req data:0:0:512 error:0:12:done disc", R4K, { -ENOMEM }, "scripted", 0, 0 },
+	{ "hs req error:0:22 data:0:0:4096:done disc", R4K, { -EINVAL }, "scripted", 0, 0 },
+	{ "hs req error:0:12345:done disc", R4K, { -EIO }, "scripted", 0, 0 },
+	{ "hs req echunk:0:65000:5:14 disc", R4K, { -EIO }, "failed", 0, 0 },
+	{ "hs req echunk:0:32769:5:4000 disc", R4K, { -EIO }, "failed", 0, 0 },
+	{ "hs-simple req fail:0:5 disc", R4K, { -EIO }, "failed", 0, 0 },
 	{ "hs-simple req req fail:0:5 ok:1 payload:1:4096 disc",
 	  R4K " r:4096:4096",
 	  { -EIO, 0 },
 	  "failed",
-	  0 },
-	{ "hs req fail:0:95 disc", "f:0:0", { -ENOTSUP }, "not supported", 0 },
+	  0, 0 },
+	{ "hs req fail:0:95 disc", "f:0:0", { -ENOTSUP }, "not supported", 0, 0 },
 	/* A server that shuts down is left, after the answers that it still gives. */
 	{ "hs req req error:0:108:done sleep:20 ok:1 disc wait",
 	  "f:0:0 w:0:512",
-	  { -ESHUTDOWN, 0 },
-	  "shutting down",
-	  0 },
+	  LOST(SHUTDOWN, "shutting down") },
 
 	/* Cookies. */
-	{ "hs req cookie:1 data:0:0:4096:done wait", R4K, BAD("not in flight"), 0 },
-	{ "hs req cookie:0x100000000 data:0:0:4096:done wait", R4K, BAD("not in flight"), 0 },
-	{ "hs req cookie:0xffffffffffffffff ok:0 wait", "f:0:0", BAD("not in flight"), 0 },
-	{ "hs req req ok:0 ok:0 wait", "f:0:0 w:0:512", { 0, -EIO }, "not in flight", 0 },
+	{ "hs req cookie:1 data:0:0:4096:done wait", R4K, LOST(BAD_COOKIE, "not in flight") },
+	{ "hs req cookie:0x100000000 data:0:0:4096:done wait", R4K, LOST(BAD_COOKIE, "not in flight") },
+	{ "hs req cookie:0xffffffffffffffff ok:0 wait", "f:0:0", LOST(BAD_COOKIE, "not in flight") },
+	{ "hs req req ok:0 ok:0 wait", "f:0:0 w:0:512", LOST(BAD_COOKIE, "not in flight") },
 	/* Magic, types, lengths. */
-	{ "hs req x:deadbeef zero:16 wait", R4K, BAD("wrong reply magic 0xdeadbeef"), 0 },
-	{ "hs req zero:64 wait", R4K, BAD("wrong reply magic 0x00000000"), 0 },
-	{ "hs-simple req data:0:0:4096:done wait", R4K, BAD("that was not negotiated"), 0 },
-	{ "hs req ok:0 payload:0:4096 wait", R4K, BAD("though structured replies"), 0 },
-	{ "hs req fail:0:5 wait", R4K, BAD("though structured replies"), 0 },
-	{ "hs req error:0:5 ok:0 wait", "w:0:512", BAD("after a chunk"), 0 },
-	{ "hs req chunk:0:3:1:0 wait", R4K, BAD("unknown chunk type 3"), 0 },
-	{ "hs req chunk:0:5:1:12 wait", R4K, BAD("unknown chunk type 5"), 0 },
-	{ "hs req none:0 wait", "f:0:0", BAD("not the last"), 0 },
-	{ "hs req chunk:0:0:1:4 wait", "f:0:0", BAD("empty chunk with 4 bytes"), 0 },
-	{ "hs req chunk:0:1:1:8 wait", R4K, BAD("data chunk is too short"), 0 },
-	{ "hs req chunk:0:1:1:0 wait", R4K, BAD("data chunk is too short"), 0 },
-	{ "hs req chunk:0:1:1:4294967295 wait", R4K, BAD("outside its request"), 0 },
-	{ "hs req chunk:0:2:1:11 wait", R4K, BAD("hole chunk has a wrong length"), 0 },
-	{ "hs req chunk:0:2:1:12 wait", R4K, BAD("hole chunk of zero bytes"), 0 },
-	{ "hs req chunk:0:32769:1:5 wait", R4K, BAD("too short (5 bytes)"), 0 },
-	{ "hs req chunk:0:32769:1:6 wait", R4K, BAD("without an error"), 0 },
-	{ "hs req chunk:0:32769:1:100000 wait", R4K, BAD("too long (100000"), 0 },
-	{ "hs req chunk:0:32769:1:4294967295 wait", R4K, BAD("too long"), 0 },
-	{ "hs req chunk:0:32770:1:13 wait", R4K, BAD("too short (13 bytes)"), 0 },
+	{ "hs req x:deadbeef zero:16 wait", R4K, LOST(BAD_MAGIC, "wrong reply magic 0xdeadbeef") },
+	{ "hs req zero:64 wait", R4K, LOST(BAD_MAGIC, "wrong reply magic 0x00000000") },
+	{ "hs-simple req data:0:0:4096:done wait", R4K, LOST(BAD_HEADER, "that was not negotiated") },
+	{ "hs req ok:0 payload:0:4096 wait", R4K, LOST(BAD_CHUNK, "though structured replies") },
+	{ "hs req fail:0:5 wait", R4K, LOST(BAD_CHUNK, "though structured replies") },
+	{ "hs req error:0:5 ok:0 wait", "w:0:512", LOST(BAD_CHUNK, "after a chunk") },
+	{ "hs req chunk:0:3:1:0 wait", R4K, LOST(BAD_HEADER, "unknown chunk type 3") },
+	{ "hs req chunk:0:5:1:12 wait", R4K, LOST(BAD_HEADER, "unknown chunk type 5") },
+	{ "hs req none:0 wait", "f:0:0", LOST(BAD_HEADER, "not the last") },
+	{ "hs req chunk:0:0:1:4 wait", "f:0:0", LOST(BAD_HEADER, "empty chunk with 4 bytes") },
+	{ "hs req chunk:0:1:1:8 wait", R4K, LOST(BAD_HEADER, "data chunk is too short") },
+	{ "hs req chunk:0:1:1:0 wait", R4K, LOST(BAD_HEADER, "data chunk is too short") },
+	{ "hs req chunk:0:1:1:4294967295 wait", R4K, LOST(BAD_CHUNK, "outside its request") },
+	{ "hs req chunk:0:2:1:11 wait", R4K, LOST(BAD_HEADER, "hole chunk has a wrong length") },
+	{ "hs req chunk:0:2:1:12 wait", R4K, LOST(BAD_HEADER, "hole chunk of zero bytes") },
+	{ "hs req chunk:0:32769:1:5 wait", R4K, LOST(BAD_HEADER, "too short (5 bytes)") },
+	{ "hs req chunk:0:32769:1:6 wait", R4K, LOST(BAD_HEADER, "without an error") },
+	{ "hs req chunk:0:32769:1:100000 wait", R4K, LOST(BAD_HEADER, "too long (100000") },
+	{ "hs req chunk:0:32769:1:4294967295 wait", R4K, LOST(BAD_HEADER, "too long") },
+	{ "hs req chunk:0:32770:1:13 wait", R4K, LOST(BAD_HEADER, "too short (13 bytes)") },
 	/* Ranges. */
-	{ "hs req data:0:0:4097:done wait", R4K, BAD("outside its request"), 0 },
-	{ "hs req data:0:4096:1:done wait", R4K, BAD("outside its request"), 0 },
-	{ "hs req data:0:-1:2:done wait", "r:4096:4096", BAD("outside its request"), 0 },
-	{ "hs req hole:0:0:8192:done wait", R4K, BAD("outside its request"), 0 },
-	{ "hs req hole:0:4095:2:done wait", R4K, BAD("outside its request"), 0 },
-	{ "hs req data:0:0:4096:done wait", "w:0:4096", BAD("no read"), 0 },
-	{ "hs req hole:0:0:4096:done wait", "t:0:4096", BAD("no read"), 0 },
-	{ "hs req data:0:0:1024 data:0:1023:1024:done wait", R4K, BAD("overlap"), 0 },
-	{ "hs req data:0:0:4096 hole:0:0:4096:done wait", R4K, BAD("overlap"), 0 },
-	{ "hs req data:0:1024:1024 data:0:0:1025:done wait", R4K, BAD("overlap"), 0 },
-	{ "hs req data:0:0:2048 data:0:0:2048:done wait", R4K, BAD("overlap"), 0 },
-	{ "hs req data:0:0:2048:done wait", R4K, BAD("success with 2048 of 4096 bytes"), 0 },
-	{ "hs req none:0:done wait", R4K, BAD("success with 0 of 4096 bytes"), 0 },
-	{ "hs req erroff:0:5:4096:done wait", R4K, BAD("error at offset"), 0 },
+	{ "hs req data:0:0:4097:done wait", R4K, LOST(BAD_CHUNK, "outside its request") },
+	{ "hs req data:0:4096:1:done wait", R4K, LOST(BAD_CHUNK, "outside its request") },
+	{ "hs req data:0:-1:2:done wait", "r:4096:4096", LOST(BAD_CHUNK, "outside its request") },
+	{ "hs req hole:0:0:8192:done wait", R4K, LOST(BAD_CHUNK, "outside its request") },
+	{ "hs req hole:0:4095:2:done wait", R4K, LOST(BAD_CHUNK, "outside its request") },
+	{ "hs req data:0:0:4096:done wait", "w:0:4096", LOST(BAD_CHUNK, "no read") },
+	{ "hs req hole:0:0:4096:done wait", "t:0:4096", LOST(BAD_CHUNK, "no read") },
+	{ "hs req data:0:0:1024 data:0:1023:1024:done wait", R4K, LOST(BAD_CHUNK, "overlap") },
+	{ "hs req data:0:0:4096 hole:0:0:4096:done wait", R4K, LOST(BAD_CHUNK, "overlap") },
+	{ "hs req data:0:1024:1024 data:0:0:1025:done wait", R4K, LOST(BAD_CHUNK, "overlap") },
+	{ "hs req data:0:0:2048 data:0:0:2048:done wait", R4K, LOST(BAD_CHUNK, "overlap") },
+	{ "hs req data:0:0:2048:done wait", R4K, LOST(BAD_LENGTH, "success with 2048 of 4096 bytes") },
+	{ "hs req none:0:done wait", R4K, LOST(BAD_LENGTH, "success with 0 of 4096 bytes") },
+	{ "hs req erroff:0:5:4096:done wait", R4K, LOST(BAD_CHUNK, "error at offset") },
 	/* Hanging up. */
-	{ "hs req close", R4K, BAD("server closed the connection (1 requests"), 0 },
+	{ "hs req close", R4K, LOST(CLOSED, "server closed the connection (1 requests") },
 	{ "hs req req req close",
 	  R4K " w:0:512 f:0:0",
-	  { -EIO, -EIO, -EIO },
-	  "server closed the connection (3 requests",
-	  0 },
-	{ "hs req x:668e close", R4K, BAD("closed the connection"), 0 },
-	{ "hs req data:0:0:2048 close", R4K, BAD("closed the connection"), 0 },
-	{ "hs-simple req ok:0 payload:0:100 close", R4K, BAD("closed the connection"), 0 },
-	{ "hs-simple req ok:0 payload:0:100000 close", "r:0:1048576", BAD("closed the connection"),
-	  0 },
-	{ "hs req chunk:0:32769:1:20 close", R4K, BAD(""), 0 },
-	{ "hs head close", "w:0:1048576", { -EIO }, "", 0 },
+	  LOST(CLOSED, "server closed the connection (3 requests") },
+	{ "hs req x:668e close", R4K, LOST(CLOSED, "closed the connection") },
+	{ "hs req data:0:0:2048 close", R4K, LOST(CLOSED, "closed the connection") },
+	{ "hs-simple req ok:0 payload:0:100 close", R4K, LOST(CLOSED, "closed the connection") },
+	{ "hs-simple req ok:0 payload:0:100000 close", "r:0:1048576", LOST(CLOSED, "closed the connection") },
+	{ "hs req chunk:0:32769:1:20 close", R4K, LOST(BAD_HEADER, "without an error") },
+	{ "hs head close", "w:0:1048576", LOST(CLOSED, "") },
 	/* Words after the end. */
-	{ "hs req ok:0 zero:16 wait", "w:0:512", { 0 }, "wrong reply magic", 0 },
+	{ "hs req ok:0 zero:16 wait", "w:0:512", LOST(BAD_MAGIC, "wrong reply magic") },
 };
 
 struct io {
@@ -464,7 +466,7 @@ static void log_end(int saved, int memfd, char *text, size_t size)
 
 static void run_client(struct client *c, const struct row *row, const char *uri)
 {
-	struct backend_options options = { .connect_timeout_ms = 20000 };
+	struct backend_options options = { .connect_timeout_ms = 20000, .replay_log = 8 << 20 };
 	struct loop_params lp = { 0 };
 	struct error e = ERROR_INIT;
 
@@ -494,20 +496,44 @@ static void end_client(struct client *c)
 		free(c->io[i].iov.iov_base);
 }
 
+/* It was lost once, for the reason that was given, and is there again. */
+static void check_loss(const struct row *row, struct client *c)
+{
+	struct backend_link_stats stats;
+
+	assert_int_equal(backend_link_stats(c->backend, 0, &stats), 0);
+	for (int i = 0; i < _BACKEND_LOSS_MAX; i++) {
+		unsigned int want = i + 1 == row->lost;
+
+		if (stats.losses[i] != want)
+			fail_msg("'%s': %u losses of kind '%s', expected %u", row->script,
+				 (unsigned int)stats.losses[i], backend_loss_name(i), want);
+	}
+	assert_string_equal(stats.state, "ready");
+	assert_int_equal(stats.connects, 1 + (row->lost != 0));
+	assert_int_equal(stats.requests, c->n);
+	assert_int_equal(stats.in_flight, 0);
+	assert_int_equal(stats.waiting, 0);
+}
+
 static void check_row(const struct row *row)
 {
 	struct client c = { 0 };
 	struct nbd_script s;
-	char log[8192];
+	char log[8192], script[1024];
 	int saved, memfd;
 
-	assert_int_equal(nbd_script_start(&s, row->script), 0);
+	snprintf(script, sizeof(script), "%s%s", row->script, row->lost ? " | hs serve" : "");
+	assert_int_equal(nbd_script_start(&s, script), 0);
 	saved = log_begin(&memfd);
 	run_client(&c, row, s.uri);
 	log_end(saved, memfd, log, sizeof(log));
 	check_results(row, &c);
+	check_loss(row, &c);
 	end_client(&c);
 	nbd_script_stop(&s);
+	nbd_script_free(&s);
+	/* One that is asked to wait for the end of a connection that is cut has seen it. */
 	if (s.problem[0])
 		fail_msg("'%s': %s", row->script, s.problem);
 	if (!row->log && (strstr(log, "error: ") || strstr(log, "warning: ")))
@@ -526,28 +552,41 @@ static void test_transmission(void **state)
 	log_set_level(LOG_LEVEL_INFO);
 }
 
-/* A dead connection refuses, it does not hang. */
+/* Every connection dies before it answers: it is tried again, and in the end all is well. */
 static void test_after_death(void **state)
 {
-	struct row row = { "hs req close", R4K, { -EIO }, "closed the connection", 0 };
+	struct row row = { .script = "hs req close | hs req close | greet close | close |"
+				     " hs req data:2:0:2048 close | hs serve",
+			   .requests = R4K };
+	struct backend_link_stats stats;
 	struct client c = { 0 };
 	struct nbd_script s;
 
 	(void)state;
 	assert_int_equal(nbd_script_start(&s, row.script), 0);
 	run_client(&c, &row, s.uri);
-	c.finished = 0;
 	for (int i = 0; i < 3; i++) {
+		assert_int_equal(c.io[0].done, 1);
+		assert_int_equal(c.io[0].error, 0);
 		c.io[0].done = 0;
 		c.finished = 0;
 		backend_submit(c.q, &c.io[0].req);
 		assert_int_equal(c.io[0].done, 0);
 		assert_int_equal(loop_run(c.loop), 0);
-		assert_int_equal(c.io[0].done, 1);
-		assert_int_equal(c.io[0].error, -EIO);
 	}
+	check_content(&row, &c.io[0]);
+	assert_int_equal(backend_link_stats(c.backend, 0, &stats), 0);
+	assert_int_equal(stats.losses[BACKEND_LOSS_CLOSED], 5);
+	assert_int_equal(stats.attempts, 5);
+	assert_int_equal(stats.connects, 4);
+	assert_int_equal(stats.resubmitted, 3);
+	assert_int_equal(stats.requests, 4);
+	assert_int_equal(stats.errors, 0);
 	end_client(&c);
 	nbd_script_stop(&s);
+	nbd_script_free(&s);
+	assert_string_equal(s.problem, "");
+	assert_int_equal(s.connections, 6);
 }
 
 /* The connection of open() has died before queue 0 takes it over: a new one is made. */
@@ -573,6 +612,7 @@ static void test_spare_died(void **state)
 	loop_destroy(loop);
 	backend_close(backend);
 	nbd_script_stop(&s);
+	nbd_script_free(&s);
 }
 
 /* --- system calls --- */
@@ -584,6 +624,7 @@ struct counting {
 	struct iovec iov[BATCH];
 	struct loop *loop;
 	unsigned int finished;
+	unsigned int ended;
 };
 
 static void counted(void *owner, struct backend_request *req, int error)
@@ -596,6 +637,28 @@ static void counted(void *owner, struct backend_request *req, int error)
 		loop_stop(c->loop);
 }
 
+static void counting_ended(void *owner, const struct nbd_conn_end *end)
+{
+	struct counting *c = owner;
+
+	assert_true(end->wanted);
+	assert_null(end->unanswered);
+	c->ended++;
+	loop_stop(c->loop);
+}
+
+static void never(void *owner)
+{
+	(void)owner;
+	fail();
+}
+
+static const struct nbd_conn_ops counting_ops = {
+	.opened = never,
+	.finished = counted,
+	.ended = counting_ended,
+};
+
 /* A batch of requests is one send operation; many answers are one receive operation. */
 static void test_batch(void **state)
 {
@@ -604,16 +667,17 @@ static void test_batch(void **state)
 	struct counting c = { 0 };
 	struct nbd_conn_params params = { .export_name = "disk",
 					  .depth = BATCH,
-					  .timeout_ms = 20000,
-					  .finished = counted,
+					  .ops = &counting_ops,
 					  .owner = &c };
 	struct loop_params lp = { 0 };
 	struct loop_stats before, after;
 	struct stream_stats sent;
 	struct error e = ERROR_INIT;
+	struct nbd_export export;
 	struct nbd_conn *conn;
 	struct stream_addr addr;
 	struct nbd_script s;
+	int fd;
 
 	(void)state;
 	for (int i = 0; i < BATCH; i++)
@@ -624,8 +688,11 @@ static void test_batch(void **state)
 	strcat(script, " disc");
 	assert_int_equal(nbd_script_start(&s, script), 0);
 	assert_int_equal(stream_addr_unix(strchr(s.uri, '=') + 1, &addr, &e), 0);
+	fd = nbd_probe(&addr, 1, "disk", 20000, &export, &e);
+	assert_true(fd >= 0);
 	assert_int_equal(loop_create(&lp, &c.loop, &e), 0);
-	assert_int_equal(nbd_conn_open(c.loop, &addr, 1, &params, &conn, &e), 0);
+	assert_int_equal(nbd_conn_create(c.loop, &params, &conn, &e), 0);
+	nbd_conn_adopt(conn, fd, &addr, &export);
 
 	before = *loop_stats(c.loop);
 	sent = *nbd_conn_stream_stats(conn);
@@ -649,8 +716,12 @@ static void test_batch(void **state)
 		      (unsigned int)(nbd_conn_stream_stats(conn)->recvs - sent.recvs),
 		      (unsigned int)(after.enters - before.enters));
 	nbd_conn_close(conn);
+	assert_int_equal(loop_run(c.loop), 0);
+	assert_int_equal(c.ended, 1);
+	nbd_conn_destroy(conn);
 	loop_destroy(c.loop);
 	nbd_script_stop(&s);
+	nbd_script_free(&s);
 	assert_string_equal(s.problem, "");
 }
 

@@ -511,7 +511,7 @@ static void test_release_fd(void **state)
 
 	(void)state;
 	setup_pair(&f, 0, 0);
-	fd = stream_release_fd(f.stream);
+	fd = stream_release_fd(f.stream, 0);
 	run(&f);
 	assert_int_equal(f.error, 0);
 	teardown(&f);
@@ -520,7 +520,7 @@ static void test_release_fd(void **state)
 
 	/* Still a connection. */
 	setup_pair(&f, 0, 0);
-	fd = stream_release_fd(f.stream);
+	fd = stream_release_fd(f.stream, 0);
 	run(&f);
 	assert_int_equal(write(f.peer, "x", 1), 1);
 	assert_int_equal(read(fd, &byte, 1), 1);

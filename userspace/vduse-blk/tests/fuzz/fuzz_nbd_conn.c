@@ -31,7 +31,7 @@ struct one {
 struct run {
 	struct loop *loop;
 	struct one ones[NREQUESTS];
-	unsigned int finished;
+	unsigned int ended;
 	int peer;
 	const uint8_t *p;
 	size_t n, piece;
@@ -49,11 +49,39 @@ static void finished(void *owner, struct backend_request *req, int error)
 	struct run *r = owner;
 	struct one *one = container_of(req, struct one, req);
 
+	(void)r;
 	require(error <= 0);
 	require(++one->finished == 1);
-	if (++r->finished == NREQUESTS)
-		loop_stop(r->loop);
 }
+
+/* What was not answered comes back here, in the order of submission. */
+static void ended(void *owner, const struct nbd_conn_end *end)
+{
+	struct run *r = owner;
+	const struct backend_request *last = NULL;
+
+	for (struct backend_request *req = end->unanswered; req; req = req->next) {
+		require(!last || req > last);
+		last = req;
+		require(++container_of(req, struct one, req)->finished == 1);
+	}
+	if (end->fd >= 0)
+		close(end->fd);
+	r->ended = 1;
+	loop_stop(r->loop);
+}
+
+static void opened(void *owner)
+{
+	(void)owner;
+	abort();
+}
+
+static const struct nbd_conn_ops ops = {
+	.opened = opened,
+	.finished = finished,
+	.ended = ended,
+};
 
 /* One piece an iteration, then the end. */
 static void feed(struct loop_timer *timer)
@@ -91,11 +119,10 @@ static void prepare(struct run *r, unsigned int i, enum backend_op op, uint64_t 
 
 static void converse(struct run *r, bool structured)
 {
-	struct nbd_conn_params params = { .export_name = "",
-					  .depth = NREQUESTS,
-					  .timeout_ms = 1000,
-					  .finished = finished,
-					  .owner = r };
+	struct nbd_conn_params params = {
+		.export_name = "", .depth = NREQUESTS, .ops = &ops, .owner = r
+	};
+	struct stream_addr addr = { .sa.any.sa_family = AF_UNIX };
 	struct nbd_export export = { .size = 1 << 20,
 				     .flags = 0x6d,
 				     .structured = structured,
@@ -108,16 +135,19 @@ static void converse(struct run *r, bool structured)
 
 	require(!socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds));
 	r->peer = fds[1];
-	require(!nbd_conn_adopt(r->loop, fds[0], &export, &params, &conn, &e));
+	require(!nbd_conn_create(r->loop, &params, &conn, &e));
+	nbd_conn_adopt(conn, fds[0], &addr, &export);
 	for (int i = 0; i < NREQUESTS; i++)
 		nbd_conn_submit(conn, &r->ones[i].req);
 	r->pause.expired = feed;
 	loop_timer_arm(r->loop, &r->pause, 0);
-	while (r->finished < NREQUESTS)
+	while (!r->ended)
 		require(!loop_run(r->loop));
+	for (int i = 0; i < NREQUESTS; i++)
+		require(r->ones[i].finished == 1);
 	loop_timer_cancel(r->loop, &r->pause);
 	close(r->peer);
-	nbd_conn_close(conn);
+	nbd_conn_destroy(conn);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The ranges are kept in the order of being added, without holes; lifting moves
+ * the rest together. A table without room merges a new range with the last one
+ * of the same connection, or with the last of all: what lies between waits too,
+ * and longer than it had to, but nothing passes that should wait.
+ *
+ * Whether a write is let through is decided when it is submitted; nothing that
+ * was let through is looked at again. So the order that matters is: ranges are
+ * added before the writes that they stand for are submitted again, hence before
+ * the driver can learn of their end and send a newer one.
+ */
+#include "backend/nbd_fence.h"
+
+#include <string.h>
+
+void nbd_fence_init(struct nbd_fence *f)
+{
+	memset(f, 0, sizeof(*f));
+	pthread_mutex_init(&f->lock, NULL);
+}
+
+void nbd_fence_release(struct nbd_fence *f)
+{
+	pthread_mutex_destroy(&f->lock);
+}
+
+static void set_count(struct nbd_fence *f, unsigned int n)
+{
+	__atomic_store_n(&f->count, n, __ATOMIC_RELEASE);
+}
+
+uint32_t nbd_fence_epoch(struct nbd_fence *f)
+{
+	uint32_t epoch;
+
+	pthread_mutex_lock(&f->lock);
+	if (!++f->last_epoch)
+		f->last_epoch = 1;
+	epoch = f->last_epoch;
+	pthread_mutex_unlock(&f->lock);
+	return epoch;
+}
+
+static void merge(struct nbd_fence *f, const struct nbd_fence_range *add)
+{
+	struct nbd_fence_range *into = &f->ranges[f->count - 1];
+
+	for (unsigned int i = f->count; i-- > 0;) {
+		if (f->ranges[i].epoch == add->epoch) {
+			into = &f->ranges[i];
+			break;
+		}
+	}
+	into->start = min(into->start, add->start);
+	into->end = max(into->end, add->end);
+	into->since_ns = max(into->since_ns, add->since_ns);
+	/* Of two connections: neither confirmation is enough, so it has to expire. */
+	if (into->epoch != add->epoch)
+		into->epoch = 0;
+}
+
+void nbd_fence_add(struct nbd_fence *f, uint32_t epoch, uint64_t offset, uint64_t length,
+		   uint64_t now_ns)
+{
+	struct nbd_fence_range r = { offset, offset + length, now_ns, epoch };
+
+	pthread_mutex_lock(&f->lock);
+	if (f->count < NBD_FENCE_RANGES) {
+		f->ranges[f->count] = r;
+		set_count(f, f->count + 1);
+	} else {
+		merge(f, &r);
+	}
+	pthread_mutex_unlock(&f->lock);
+}
+
+bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length)
+{
+	bool blocks = false;
+
+	pthread_mutex_lock(&f->lock);
+	for (unsigned int i = 0; i < f->count && !blocks; i++)
+		blocks = offset < f->ranges[i].end && f->ranges[i].start < offset + length;
+	pthread_mutex_unlock(&f->lock);
+	return blocks;
+}
+
+bool nbd_fence_lift(struct nbd_fence *f, uint32_t epoch)
+{
+	unsigned int n = 0;
+	bool lifted;
+
+	pthread_mutex_lock(&f->lock);
+	for (unsigned int i = 0; i < f->count; i++)
+		if (f->ranges[i].epoch != epoch)
+			f->ranges[n++] = f->ranges[i];
+	lifted = n < f->count;
+	set_count(f, n);
+	pthread_mutex_unlock(&f->lock);
+	return lifted;
+}
+
+uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns, uint64_t limit_ns, bool *ret_lifted)
+{
+	uint64_t next = NBD_FENCE_NEVER;
+	unsigned int n = 0;
+
+	pthread_mutex_lock(&f->lock);
+	for (unsigned int i = 0; i < f->count; i++) {
+		const struct nbd_fence_range r = f->ranges[i];
+
+		if (limit_ns != NBD_FENCE_NEVER && now_ns >= r.since_ns + limit_ns)
+			continue;
+		if (limit_ns != NBD_FENCE_NEVER)
+			next = min(next, r.since_ns + limit_ns);
+		f->ranges[n++] = r;
+	}
+	*ret_lifted = n < f->count;
+	set_count(f, n);
+	pthread_mutex_unlock(&f->lock);
+	return next;
+}

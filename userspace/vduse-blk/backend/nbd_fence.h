@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Bytes that a write of a connection which was cut may still change.
+ *
+ * Such a write was sent and not answered. It has been submitted again, with the
+ * same data, so that it happens twice is no harm; but a newer write to the same
+ * bytes has to wait until the old one can no longer follow it.
+ *
+ * One table serves all queues: the newer write may come on another one. Any
+ * thread may call everything here; only the first look is on the way of every
+ * write, and it reads one counter.
+ */
+#ifndef BACKEND_NBD_FENCE_H
+#define BACKEND_NBD_FENCE_H
+
+#include <pthread.h>
+
+#include "base/util.h"
+
+/* More ranges than that are merged, which makes some writes wait without need. */
+#define NBD_FENCE_RANGES 1024
+
+struct nbd_fence_range {
+	uint64_t start, end;
+	uint64_t since_ns;
+	uint32_t epoch;
+};
+
+struct nbd_fence {
+	unsigned int count; /* atomic; changed under the lock */
+	pthread_mutex_t lock;
+	uint32_t last_epoch;
+	struct nbd_fence_range ranges[NBD_FENCE_RANGES];
+};
+
+/* Expiry that never comes. */
+#define NBD_FENCE_NEVER UINT64_MAX
+
+/**
+ * nbd_fence_init() - nothing is fenced
+ * @f: to initialise
+ */
+void nbd_fence_init(struct nbd_fence *f);
+
+/**
+ * nbd_fence_release() - the counterpart
+ * @f: initialised
+ */
+void nbd_fence_release(struct nbd_fence *f);
+
+/**
+ * nbd_fence_epoch() - name for the ranges of one connection
+ * @f: the table
+ *
+ * Return: never 0.
+ */
+uint32_t nbd_fence_epoch(struct nbd_fence *f);
+
+/**
+ * nbd_fence_add() - a write to these bytes may come late
+ * @f: the table
+ * @epoch: of its connection
+ * @offset: first byte
+ * @length: bytes
+ * @now_ns: for nbd_fence_expire()
+ */
+void nbd_fence_add(struct nbd_fence *f, uint32_t epoch, uint64_t offset, uint64_t length,
+		   uint64_t now_ns);
+
+/**
+ * nbd_fence_active() - is anything fenced?
+ * @f: the table
+ *
+ * Return: if not, nbd_fence_blocks() need not be asked.
+ */
+static inline bool nbd_fence_active(const struct nbd_fence *f)
+{
+	return __atomic_load_n(&f->count, __ATOMIC_ACQUIRE) != 0;
+}
+
+/**
+ * nbd_fence_blocks() - must a new write wait?
+ * @f: the table
+ * @offset: first byte
+ * @length: bytes
+ *
+ * Return: true if any of its bytes is fenced.
+ */
+bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length);
+
+/**
+ * nbd_fence_lift() - nothing of that connection can come any more
+ * @f: the table
+ * @epoch: of the connection
+ *
+ * Return: true if there was something to lift.
+ */
+bool nbd_fence_lift(struct nbd_fence *f, uint32_t epoch);
+
+/**
+ * nbd_fence_expire() - lift what is too old
+ * @f: the table
+ * @now_ns: time
+ * @limit_ns: age at which a range is lifted; NBD_FENCE_NEVER
+ * @ret_lifted: set to whether something was
+ *
+ * Return: when the next one is due; NBD_FENCE_NEVER if there is none.
+ */
+uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns, uint64_t limit_ns, bool *ret_lifted);
+
+#endif

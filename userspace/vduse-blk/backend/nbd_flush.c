@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A flush that covers several connections.
+ *
+ * The asking side. A flush covers every write whose done() came before it, on
+ * whichever link. Links that carried no unflushed write (nbd_journal_dirty())
+ * have nothing to answer; if there are others, a round begins: each of them is
+ * asked for a flush of its own, this link sends one too, and the round is over
+ * when all have answered. Flushes that come meanwhile wait for the next round,
+ * and all of them are answered by it. A link that has lost its connection
+ * answers when it has recovered; so does this one.
+ *
+ * The asked side. One flush is on its way for others at a time. Who asks
+ * meanwhile gets the answer to the next one, since the one under way may have
+ * left before the writes that he means.
+ *
+ * Lies. session->losses counts how often acknowledged writes were lost for good.
+ * A flush that saw it change while it was under way fails, as does the next one
+ * after a loss that no flush has reported yet.
+ */
+#include <errno.h>
+
+#include "backend/nbd_link_internal.h"
+#include "base/log.h"
+
+enum {
+	ANSWER_NONE,
+	ANSWER_OK,
+	ANSWER_FAILED,
+};
+
+int nbd_flush_init(struct nbd_link *link)
+{
+	struct nbd_flush *f = &link->flush;
+
+	nbd_list_init(&f->round);
+	nbd_list_init(&f->waiting);
+	f->serving = calloc(link->session->nlinks, 1);
+	f->next = calloc(link->session->nlinks, 1);
+	return f->serving && f->next ? 0 : -ENOMEM;
+}
+
+void nbd_flush_release(struct nbd_link *link)
+{
+	free(link->flush.serving);
+	free(link->flush.next);
+}
+
+int nbd_flush_verdict(struct nbd_link *link, const struct backend_request *req)
+{
+	struct nbd_session *s = link->session;
+	unsigned int losses = __atomic_load_n(&s->losses, __ATOMIC_ACQUIRE);
+	bool reports = losses != req->losses;
+
+	if (likely(!reports && !__atomic_load_n(&s->unreported, __ATOMIC_ACQUIRE)))
+		return 0;
+	if (!__atomic_exchange_n(&s->unreported, 0, __ATOMIC_ACQ_REL) && !reports)
+		return 0;
+	log_error("nbd: a flush fails, because acknowledged writes were lost");
+	return -EIO;
+}
+
+/* --- asking --- */
+
+static void start_round(struct nbd_link *link);
+
+static void finish_round(struct nbd_link *link)
+{
+	struct nbd_flush *f = &link->flush;
+	struct backend_request *req = nbd_list_take(&f->round);
+
+	f->active = false;
+	while (req) {
+		struct backend_request *next = req->next;
+
+		nbd_link_complete(link, req, f->error ? f->error : nbd_flush_verdict(link, req));
+		req = next;
+	}
+	if (f->waiting.first && !f->active) {
+		f->round = f->waiting;
+		nbd_list_init(&f->waiting);
+		start_round(link);
+	}
+}
+
+static void answered(struct nbd_link *link, int error)
+{
+	struct nbd_flush *f = &link->flush;
+
+	if (error && !f->error)
+		f->error = error;
+	if (!--f->pending)
+		finish_round(link);
+}
+
+static void own_done(struct backend_request *req, int error)
+{
+	answered(container_of(req, struct nbd_link, flush.own), error);
+}
+
+static bool ask(struct nbd_link *link, unsigned int other)
+{
+	struct nbd_session *s = link->session;
+	struct nbd_member *m = &s->members[other];
+
+	if (other == link->params.index || !nbd_journal_dirty(&s->journals.journals[other]))
+		return false;
+	__atomic_store_n(&m->wanted_by[link->params.index], 1, __ATOMIC_RELEASE);
+	if (nbd_session_post(s, link->loop, other, NBD_ORDER_FLUSH))
+		return true;
+	/* It has left; multi-conn promises that a flush elsewhere covers its writes. */
+	__atomic_store_n(&m->wanted_by[link->params.index], 0, __ATOMIC_RELEASE);
+	return false;
+}
+
+/* The round's flushes are in f->round. */
+static void start_round(struct nbd_link *link)
+{
+	struct nbd_flush *f = &link->flush;
+
+	f->active = true;
+	f->error = 0;
+	f->pending = 1;
+	for (unsigned int i = 0; i < link->session->nlinks; i++)
+		f->pending += ask(link, i);
+	/* One of them goes to the wire for all. */
+	f->own = (struct backend_request){ .op = BACKEND_FLUSH,
+					   .done = own_done,
+					   .state = NBD_REQ_INTERNAL,
+					   .since_ns = f->round.first->since_ns };
+	nbd_link_enter(link, &f->own);
+}
+
+static bool others_dirty(const struct nbd_link *link)
+{
+	const struct nbd_session *s = link->session;
+
+	for (unsigned int i = 0; i < s->nlinks; i++)
+		if (i != link->params.index && nbd_journal_dirty(&s->journals.journals[i]))
+			return true;
+	return false;
+}
+
+void nbd_flush_submit(struct nbd_link *link, struct backend_request *req)
+{
+	struct nbd_flush *f = &link->flush;
+
+	req->losses = __atomic_load_n(&link->session->losses, __ATOMIC_ACQUIRE);
+	if (f->active) {
+		nbd_list_push(&f->waiting, req);
+		return;
+	}
+	if (likely(link->session->nlinks == 1) || !others_dirty(link)) {
+		nbd_link_enter(link, req);
+		return;
+	}
+	nbd_list_push(&f->round, req);
+	start_round(link);
+}
+
+static void collect_answers(struct nbd_link *link)
+{
+	struct nbd_member *m = link->member;
+
+	for (unsigned int i = 0; i < link->session->nlinks; i++) {
+		uint8_t answer = __atomic_exchange_n(&m->answer_of[i], ANSWER_NONE,
+						     __ATOMIC_ACQ_REL);
+
+		if (answer != ANSWER_NONE)
+			answered(link, answer == ANSWER_OK ? 0 : -EIO);
+	}
+}
+
+/* --- being asked --- */
+
+static void serve(struct nbd_link *link);
+
+static void answer(struct nbd_link *link, int error)
+{
+	struct nbd_session *s = link->session;
+	struct nbd_flush *f = &link->flush;
+
+	for (unsigned int i = 0; i < s->nlinks; i++) {
+		if (!f->serving[i])
+			continue;
+		f->serving[i] = 0;
+		__atomic_store_n(&s->members[i].answer_of[link->params.index],
+				 error ? ANSWER_FAILED : ANSWER_OK, __ATOMIC_RELEASE);
+		nbd_session_post(s, link->loop, i, NBD_ORDER_FLUSHED);
+	}
+}
+
+static void served(struct backend_request *req, int error)
+{
+	struct nbd_link *link = container_of(req, struct nbd_link, flush.req);
+
+	link->flush.busy = false;
+	answer(link, error);
+	if (link->flush.again)
+		serve(link);
+}
+
+static void serve(struct nbd_link *link)
+{
+	struct nbd_flush *f = &link->flush;
+
+	f->again = false;
+	for (unsigned int i = 0; i < link->session->nlinks; i++) {
+		f->serving[i] = f->next[i];
+		f->next[i] = 0;
+	}
+	if (!nbd_journal_dirty(link->journal)) {
+		answer(link, 0);
+		return;
+	}
+	f->busy = true;
+	f->req = (struct backend_request){ .op = BACKEND_FLUSH,
+					   .done = served,
+					   .state = NBD_REQ_INTERNAL,
+					   .since_ns = loop_now_ns(link->loop) };
+	counter_add(&link->stats->flushes, 1);
+	nbd_link_enter(link, &f->req);
+}
+
+void nbd_flush_make_room(struct nbd_link *link)
+{
+	struct nbd_session *s = link->session;
+
+	/* What is old on another connection keeps what is newer here in the log. */
+	for (unsigned int i = 0; i < s->nlinks; i++)
+		if (i != link->params.index && nbd_journal_dirty(&s->journals.journals[i]))
+			nbd_session_post(s, link->loop, i, NBD_ORDER_ROOM);
+	if (!link->flush.busy)
+		serve(link);
+}
+
+void nbd_flush_ordered(struct nbd_link *link, unsigned int orders)
+{
+	struct nbd_flush *f = &link->flush;
+
+	if (orders & NBD_ORDER_FLUSH) {
+		for (unsigned int i = 0; i < link->session->nlinks; i++)
+			if (__atomic_exchange_n(&link->member->wanted_by[i], 0, __ATOMIC_ACQ_REL))
+				f->next[i] = 1;
+		f->again = true;
+	}
+	if (orders & NBD_ORDER_ROOM && !f->busy)
+		f->again = true;
+	if (f->again && !f->busy)
+		serve(link);
+	if (orders & NBD_ORDER_FLUSHED)
+		collect_answers(link);
+}

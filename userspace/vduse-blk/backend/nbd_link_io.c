@@ -1,0 +1,558 @@
+// SPDX-License-Identifier: MIT
+/*
+ * A link's requests.
+ *
+ *	submit -> on the wire (nbd_conn) -> answered -> logged -> finished
+ *	   \        |  ^
+ *	    \       v  |
+ *	     \--> waiting <--> held (by the fence)
+ *
+ * A request is in exactly one of these places. It waits while there is no
+ * connection, or a recovery is under way; a loss brings what was on the wire
+ * back to the front. It is held if it writes where a write of a connection that
+ * was cut may still arrive (nbd_fence.h).
+ *
+ * The old connection. When the server has closed it, no request of it can be
+ * carried out any more. When we have cut it, its writes may still be: those that
+ * were sent and not answered go into the fence before anything is sent again.
+ * The old socket is half-closed and drained. Half-closing is enough, a reset is
+ * not needed first: this process sends nothing on it any more, the kernel sends
+ * what it had taken before, and all of that belongs to writes that are fenced.
+ * The server's closing then says that it has done with them. A server that does
+ * not close in time (fence_ms) is taken to have forgotten them, and reset.
+ *
+ * Time. A timer is armed while something is on the wire or waits, and looks at
+ * the oldest; it is not touched by requests, so under load it runs once in the
+ * length of a timeout, and after the last request once more.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "backend/nbd_link_internal.h"
+#include "backend/nbd_recovery.h"
+#include "base/log.h"
+
+#define NS_PER_MS    1000000ull
+#define NEVER	     UINT64_MAX
+#define MAX_PATIENCE 4 /* 2^n times request_ms */
+
+static void on_the_wire(struct nbd_link *link, struct backend_request *req)
+{
+	if (req->op == BACKEND_FLUSH)
+		req->mark = nbd_journal_mark(link->journal);
+	nbd_conn_submit(link->conn, req);
+	if (unlikely(!link->watching))
+		nbd_link_watch(link);
+}
+
+static void wait(struct nbd_link *link, struct backend_request *req)
+{
+	nbd_list_push(&link->waiting, req);
+	counter_add(&link->stats->waiting, 1);
+}
+
+/* --- in --- */
+
+/* Completes from a hook: done() is never called from inside submit(). */
+static void refuse(struct nbd_link *link, struct backend_request *req)
+{
+	nbd_list_push(&link->refused, req);
+	loop_hook_schedule(link->loop, &link->refuse_hook);
+}
+
+static void end_request(struct nbd_link *link, struct backend_request *req, int error)
+{
+	if (req->state & NBD_REQ_INTERNAL)
+		req->done(req, error);
+	else
+		nbd_link_complete(link, req, error);
+}
+
+static void end_list(struct nbd_link *link, struct backend_request *req, int error)
+{
+	while (req) {
+		struct backend_request *next = req->next;
+
+		end_request(link, req, error);
+		req = next;
+	}
+}
+
+static void refuse_all(struct loop_hook *hook)
+{
+	struct nbd_link *link = container_of(hook, struct nbd_link, refuse_hook);
+
+	end_list(link, nbd_list_take(&link->refused), -EIO);
+}
+
+static bool is_fenced(struct nbd_link *link, const struct backend_request *req)
+{
+	return nbd_writes(req) && !(req->flags & BACKEND_REQ_RESUBMIT) &&
+	       !(req->state & (NBD_REQ_AGAIN | NBD_REQ_INTERNAL)) &&
+	       nbd_fence_blocks(&link->session->fence, req->offset, req->length);
+}
+
+/* What may go, goes: to the wire, to those that are held, or back. */
+static void let_in(struct nbd_link *link, struct backend_request *req)
+{
+	if (link->restricted && !nbd_session_fits(nbd_conn_export(link->conn), req)) {
+		log_warning_ratelimited("nbd: %s of %" PRIu64 " bytes at %" PRIu64
+					" failed: the export offers that no longer",
+					backend_op_name(req->op), req->length, req->offset);
+		refuse(link, req);
+	} else if (nbd_fence_active(&link->session->fence) && is_fenced(link, req)) {
+		nbd_list_push(&link->held, req);
+		counter_add(&link->stats->held, 1);
+		counter_add(&link->stats->waiting, 1);
+		if (!link->watching)
+			nbd_link_watch(link);
+		/* Whoever cut that connection may leave before it is lifted. */
+		nbd_link_look_at_fence(link);
+	} else {
+		on_the_wire(link, req);
+	}
+}
+
+/* Without a connection for longer than anything may wait. */
+static bool outage_is_too_long(struct nbd_link *link, uint64_t now)
+{
+	return link->t.io_timeout_ms != BACKEND_NEVER && link->down_since_ns &&
+	       now >= link->down_since_ns + link->t.io_timeout_ms * NS_PER_MS;
+}
+
+static void cannot_flow(struct nbd_link *link, struct backend_request *req)
+{
+	if (link->open) {
+		let_in(link, req);
+		return;
+	}
+	if (link->failing || outage_is_too_long(link, req->since_ns)) {
+		refuse(link, req);
+		return;
+	}
+	wait(link, req);
+	if (!link->watching)
+		nbd_link_watch(link);
+	nbd_link_wake(link);
+}
+
+void nbd_link_enter(struct nbd_link *link, struct backend_request *req)
+{
+	if (likely(link->flowing && !nbd_fence_active(&link->session->fence)))
+		on_the_wire(link, req);
+	else
+		cannot_flow(link, req);
+}
+
+void nbd_link_submit(struct nbd_link *link, struct backend_request *req)
+{
+	req->state = 0;
+	req->since_ns = loop_now_ns(link->loop);
+	link->last_ns = req->since_ns;
+	counter_add(&link->stats->requests, 1);
+	if (req->op == BACKEND_FLUSH)
+		nbd_flush_submit(link, req);
+	else
+		nbd_link_enter(link, req);
+}
+
+void nbd_link_advance(struct nbd_link *link)
+{
+	struct backend_request *req = nbd_list_take(&link->waiting);
+
+	while (req) {
+		struct backend_request *next = req->next;
+
+		/* One that was let in may have had consequences. */
+		if (link->open) {
+			counter_add(&link->stats->waiting, (uint64_t)-1);
+			let_in(link, req);
+		} else {
+			nbd_list_push(&link->waiting, req);
+		}
+		req = next;
+	}
+}
+
+void nbd_link_release_held(struct nbd_link *link)
+{
+	struct backend_request *req = nbd_list_take(&link->held);
+
+	while (req) {
+		struct backend_request *next = req->next;
+
+		counter_add(&link->stats->waiting, (uint64_t)-1);
+		nbd_link_enter(link, req);
+		req = next;
+	}
+}
+
+/* --- out --- */
+
+void nbd_link_complete(struct nbd_link *link, struct backend_request *req, int error)
+{
+	counter_add(&link->member->finished, 1);
+	if (unlikely(error))
+		counter_add(&link->stats->errors, 1);
+	link->params.finished(link->params.owner, req, error);
+}
+
+/* The server answers, so it deserves a quick reconnect and the usual patience again. */
+static void calm_down(struct nbd_link *link)
+{
+	link->attempts = 0;
+	link->patience = 0;
+	link->troubled = false;
+}
+
+static void keep_books(struct nbd_link *link, const struct backend_request *req)
+{
+	if (req->op == BACKEND_FLUSH) {
+		nbd_journal_flushed(link->journal, req->mark);
+	} else if (nbd_writes(req)) {
+		nbd_journal_add(link->journal, req);
+		if (unlikely(nbd_journal_crowded(link->journal)))
+			nbd_flush_make_room(link);
+	} else {
+		return;
+	}
+	counter_set(&link->stats->unflushed, link->journal->used);
+}
+
+void nbd_link_finished(void *owner, struct backend_request *req, int error)
+{
+	struct nbd_link *link = owner;
+	const bool internal = req->state & NBD_REQ_INTERNAL;
+
+	if (unlikely(link->troubled))
+		calm_down(link);
+	/* A replay's writes are in the logs already; its flush clears them all at once. */
+	if (link->journaling && !error && likely(!link->replay.running))
+		keep_books(link, req);
+	if (unlikely(internal)) {
+		req->done(req, error);
+	} else {
+		if (req->op == BACKEND_FLUSH && !error)
+			error = nbd_flush_verdict(link, req);
+		nbd_link_complete(link, req, error);
+	}
+	if (unlikely(!link->open))
+		nbd_link_check_quiet(link);
+}
+
+/* --- a loss --- */
+
+/* Returns false if there is nothing that could come late. */
+static bool fence(struct nbd_link *link, const struct nbd_conn_end *end, uint32_t *ret_epoch)
+{
+	uint64_t now = loop_now_ns(link->loop);
+	uint32_t epoch = 0;
+
+	for (const struct backend_request *req = end->unanswered; req; req = req->next) {
+		if (!nbd_writes(req) || !req->progress)
+			continue;
+		if (!epoch)
+			epoch = nbd_fence_epoch(&link->session->fence);
+		nbd_fence_add(&link->session->fence, epoch, req->offset, req->length, now);
+	}
+	if (!epoch)
+		return false;
+	nbd_link_look_at_fence(link);
+	*ret_epoch = epoch;
+	return true;
+}
+
+static void lift(struct nbd_link *link, uint32_t epoch)
+{
+	if (nbd_fence_lift(&link->session->fence, epoch))
+		nbd_session_post_all(link->session, link->loop, NBD_ORDER_FENCE);
+}
+
+static void drained(struct drain *drain, bool peer_closed)
+{
+	struct nbd_link_drain *d = container_of(drain, struct nbd_link_drain, drain);
+	struct nbd_link *link = d->link;
+
+	if (link->draining) {
+		loop_stop(link->loop);
+		return;
+	}
+	/* Otherwise the network has failed, and time has to pass. */
+	if (peer_closed)
+		lift(link, d->epoch);
+}
+
+static struct nbd_link_drain *free_drain(struct nbd_link *link)
+{
+	for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++)
+		if (!link->drains[i].drain.busy)
+			return &link->drains[i];
+	return NULL;
+}
+
+/* From here on nothing but the past comes out of that socket. */
+static void retire_socket(struct nbd_link *link, int fd, uint32_t epoch)
+{
+	struct nbd_link_drain *d = free_drain(link);
+
+	if (!d) {
+		drain_reset_fd(fd);
+		return;
+	}
+	d->link = link;
+	d->epoch = epoch;
+	d->drain.done = drained;
+	drain_start(&d->drain, link->loop, fd);
+}
+
+/* The server may still have writes of a connection that it has not closed. */
+static void see_to_late_writes(struct nbd_link *link, const struct nbd_conn_end *end)
+{
+	uint32_t epoch;
+	bool fenced;
+
+	if (end->fd < 0 && (end->wanted || end->loss != BACKEND_LOSS_NETWORK))
+		return;
+	fenced = fence(link, end, &epoch);
+	/* When the network has failed, no word from the server can be hoped for. */
+	if (end->fd < 0)
+		return;
+	if (fenced)
+		retire_socket(link, end->fd, epoch);
+	else
+		drain_reset_fd(end->fd);
+}
+
+void nbd_link_take_back(struct nbd_link *link, const struct nbd_conn_end *end)
+{
+	struct backend_request *req = end->unanswered, *next;
+	struct nbd_list again;
+	unsigned int n = 0;
+
+	see_to_late_writes(link, end);
+	nbd_list_init(&again);
+	for (; req; req = next) {
+		next = req->next;
+		/* The replay begins anew, with the same requests. */
+		if (link->replay.running && req->state & NBD_REQ_INTERNAL &&
+		    req != &link->flush.req && req != &link->flush.own)
+			continue;
+		if (req->progress || req->op == BACKEND_FLUSH) {
+			req->state |= NBD_REQ_AGAIN;
+			counter_add(&link->stats->resubmitted, 1);
+		}
+		nbd_list_push(&again, req);
+		n++;
+	}
+	nbd_replay_abort(&link->replay);
+	if (!n)
+		return;
+	counter_add(&link->stats->waiting, n);
+	*again.last = link->waiting.first;
+	if (!link->waiting.first)
+		link->waiting.last = again.last;
+	link->waiting.first = again.first;
+}
+
+/* --- time --- */
+
+static bool is_overdue(struct nbd_link *link, const struct backend_request *req, uint64_t now)
+{
+	return now >= req->since_ns + link->t.io_timeout_ms * NS_PER_MS;
+}
+
+/* Moves what is overdue to @late; returns when the next one will be. */
+static uint64_t sort_out(struct nbd_link *link, struct nbd_list *list, uint64_t now,
+			 struct nbd_list *late)
+{
+	struct backend_request *req = nbd_list_take(list), *next;
+	uint64_t due = NEVER;
+
+	for (; req; req = next) {
+		next = req->next;
+		if (is_overdue(link, req, now)) {
+			counter_add(&link->stats->waiting, (uint64_t)-1);
+			nbd_list_push(late, req);
+		} else {
+			due = min(due, req->since_ns + link->t.io_timeout_ms * NS_PER_MS);
+			nbd_list_push(list, req);
+		}
+	}
+	return due;
+}
+
+static uint64_t fail_overdue(struct nbd_link *link, uint64_t now)
+{
+	struct nbd_list late;
+	uint64_t due;
+
+	if (link->t.io_timeout_ms == BACKEND_NEVER)
+		return NEVER;
+	/* Those that end make room for new ones, which are due later: look again. */
+	for (;;) {
+		nbd_list_init(&late);
+		due = sort_out(link, &link->waiting, now, &late);
+		due = min(due, sort_out(link, &link->held, now, &late));
+		if (!late.first)
+			return due;
+		log_error_ratelimited("nbd: requests fail, they have waited for %u ms",
+				      link->t.io_timeout_ms);
+		end_list(link, nbd_list_take(&late), -EIO);
+	}
+}
+
+void nbd_link_fail_waiting(struct nbd_link *link)
+{
+	struct backend_request *waiting = nbd_list_take(&link->waiting);
+	struct backend_request *held = nbd_list_take(&link->held);
+
+	counter_set(&link->stats->waiting, 0);
+	end_list(link, waiting, -EIO);
+	end_list(link, held, -EIO);
+}
+
+static uint64_t request_limit_ns(const struct nbd_link *link)
+{
+	return (uint64_t)link->t.request_ms * NS_PER_MS << link->patience;
+}
+
+/* The oldest on the wire: has the server had its time, or the driver's patience an end? */
+static uint64_t check_wire(struct nbd_link *link, uint64_t now)
+{
+	const struct backend_request *oldest = nbd_conn_oldest(link->conn);
+	uint64_t due = NEVER;
+
+	if (!oldest || !oldest->sent_ns)
+		return NEVER;
+	if (link->t.request_ms != BACKEND_NEVER)
+		due = oldest->sent_ns + request_limit_ns(link);
+	if (now >= due) {
+		link->patience = min(link->patience + 1, (unsigned int)MAX_PATIENCE);
+		link->troubled = true;
+		nbd_conn_cut(link->conn, BACKEND_LOSS_REQUEST, ETIMEDOUT);
+		return NEVER;
+	}
+	if (link->t.io_timeout_ms == BACKEND_NEVER)
+		return due;
+	if (is_overdue(link, oldest, now)) {
+		nbd_conn_cut(link->conn, BACKEND_LOSS_REQUEST, ETIMEDOUT);
+		return NEVER;
+	}
+	return min(due, oldest->since_ns + link->t.io_timeout_ms * NS_PER_MS);
+}
+
+static void arm(struct loop *loop, struct loop_timer *timer, uint64_t now, uint64_t due)
+{
+	uint64_t ms = due > now ? (due - now + NS_PER_MS - 1) / NS_PER_MS : 0;
+
+	loop_timer_arm(loop, timer, (unsigned int)min(ms, (uint64_t)INT32_MAX));
+}
+
+void nbd_link_watch(struct nbd_link *link)
+{
+	uint64_t now = loop_now_ns(link->loop);
+	uint64_t due = fail_overdue(link, now);
+
+	due = min(due, check_wire(link, now));
+	link->watching = due != NEVER;
+	if (link->watching)
+		arm(link->loop, &link->watch, now, due);
+	else
+		loop_timer_cancel(link->loop, &link->watch);
+}
+
+static void watch_expired(struct loop_timer *timer)
+{
+	nbd_link_watch(container_of(timer, struct nbd_link, watch));
+}
+
+/* --- the fence's end --- */
+
+static uint64_t fence_limit_ns(const struct nbd_link *link)
+{
+	return link->t.fence_ms == BACKEND_NEVER ? NBD_FENCE_NEVER : link->t.fence_ms * NS_PER_MS;
+}
+
+void nbd_link_look_at_fence(struct nbd_link *link)
+{
+	uint64_t now = loop_now_ns(link->loop);
+	bool lifted;
+	uint64_t due = nbd_fence_expire(&link->session->fence, now, fence_limit_ns(link), &lifted);
+
+	if (lifted)
+		nbd_session_post_all(link->session, link->loop, NBD_ORDER_FENCE);
+	if (due == NBD_FENCE_NEVER)
+		loop_timer_cancel(link->loop, &link->fence_timer);
+	else
+		arm(link->loop, &link->fence_timer, now, due);
+}
+
+static void fence_expired(struct loop_timer *timer)
+{
+	struct nbd_link *link = container_of(timer, struct nbd_link, fence_timer);
+
+	nbd_link_look_at_fence(link);
+	/* Sockets that have outlived what they were kept for. */
+	if (!nbd_fence_active(&link->session->fence))
+		for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++)
+			drain_reset(&link->drains[i].drain);
+}
+
+/* --- replay --- */
+
+static void send_replayed(struct nbd_replay *r, struct backend_request *req)
+{
+	struct nbd_link *link = container_of(r, struct nbd_link, replay);
+
+	req->state = NBD_REQ_INTERNAL;
+	req->since_ns = loop_now_ns(link->loop);
+	on_the_wire(link, req);
+}
+
+static void replayed(struct nbd_replay *r, int error)
+{
+	struct nbd_link *link = container_of(r, struct nbd_link, replay);
+
+	counter_set(&link->stats->replayed, r->written);
+	counter_set(&link->stats->unflushed, 0);
+	log_info("nbd: %" PRIu64 " acknowledged writes were sent again, %s", r->written,
+		 error ? strerror(-error) : "and are stable now");
+	nbd_recovery_done(link->session, link->loop, error);
+}
+
+void nbd_link_replay(struct nbd_link *link)
+{
+	if (!link->replay.running && nbd_recovery_is_mine(link->session, link->params.index))
+		nbd_replay_start(&link->replay, &link->session->journals);
+}
+
+/* --- beginning and end --- */
+
+int nbd_link_io_init(struct nbd_link *link)
+{
+	nbd_list_init(&link->waiting);
+	nbd_list_init(&link->held);
+	nbd_list_init(&link->refused);
+	link->refuse_hook.run = refuse_all;
+	link->watch.expired = watch_expired;
+	link->fence_timer.expired = fence_expired;
+	link->replay.submit = send_replayed;
+	link->replay.done = replayed;
+	return nbd_flush_init(link);
+}
+
+void nbd_link_io_release(struct nbd_link *link)
+{
+	loop_hook_cancel(link->loop, &link->refuse_hook);
+	loop_timer_cancel(link->loop, &link->watch);
+	loop_timer_cancel(link->loop, &link->fence_timer);
+	link->draining = true;
+	for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++) {
+		drain_reset(&link->drains[i].drain);
+		while (link->drains[i].drain.busy)
+			if (loop_run(link->loop) < 0)
+				break;
+	}
+	nbd_flush_release(link);
+}

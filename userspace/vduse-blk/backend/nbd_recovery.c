@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: MIT
+/*
+ *	NONE --a connection is lost, and something is not flushed--> PAUSING
+ *	PAUSING --all links quiet, logs complete, one link up--> REPLAYING
+ *	PAUSING --all links quiet, logs not complete--> NONE, writes are lost
+ *	REPLAYING --everything written again and flushed--> NONE
+ *	REPLAYING --the server refuses a write--> NONE, writes are lost
+ *	REPLAYING --that connection is lost too--> PAUSING
+ *
+ * Why everybody pauses: a replay writes what was acknowledged, in that order,
+ * over whatever is there. A newer write that is on the wire at the same time, on
+ * another connection, could be overwritten after it was carried out. So nothing
+ * is on the wire when the replay begins, what was acknowledged until then is in
+ * the logs, and what was not is sent again after it.
+ *
+ * Whether a lost connection means a lost cache nobody tells us: the process may
+ * have died, or only the cable. Replaying is right in both cases.
+ *
+ * Lost writes are never hidden. Every flush that was not answered yet fails, and
+ * if there is none, the next one (nbd_flush.c). A write with FUA that succeeds
+ * says nothing of other writes, so it does not report the loss.
+ */
+#include "backend/nbd_recovery.h"
+
+#include "base/log.h"
+
+static const char *const outcome_incomplete =
+	"the replay log is off or was too small for what was not flushed";
+
+static bool everybody_quiet(const struct nbd_session *s)
+{
+	for (unsigned int i = 0; i < s->nlinks; i++)
+		if (s->members[i].present && !s->members[i].quiet)
+			return false;
+	return true;
+}
+
+static void end_recovery(struct nbd_session *s, struct loop *from)
+{
+	nbd_journals_reset(&s->journals);
+	s->recovery = NBD_RECOVERY_NONE;
+	nbd_session_post_all(s, from, NBD_ORDER_RECOVERY);
+}
+
+static void give_up(struct nbd_session *s, struct loop *from, const char *why)
+{
+	log_error("nbd: acknowledged writes are lost with the server's cache (%s); the next flush fails",
+		  why);
+	__atomic_store_n(&s->unreported, 1, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&s->losses, 1, __ATOMIC_ACQ_REL);
+	end_recovery(s, from);
+}
+
+/* Something has changed while PAUSING: what is next? */
+static void evaluate(struct nbd_session *s, struct loop *from)
+{
+	if (s->recovery != NBD_RECOVERY_PAUSING || !everybody_quiet(s))
+		return;
+	if (!nbd_journals_complete(&s->journals)) {
+		give_up(s, from, outcome_incomplete);
+		return;
+	}
+	for (unsigned int i = 0; i < s->nlinks; i++) {
+		if (!s->members[i].up)
+			continue;
+		s->recovery = NBD_RECOVERY_REPLAYING;
+		s->replayer = i;
+		nbd_session_post(s, from, i, NBD_ORDER_RECOVERY);
+		return;
+	}
+}
+
+static void begin(struct nbd_session *s, struct loop *from)
+{
+	s->recovery = NBD_RECOVERY_PAUSING;
+	for (unsigned int i = 0; i < s->nlinks; i++)
+		s->members[i].quiet = false;
+	nbd_session_post_all(s, from, NBD_ORDER_RECOVERY);
+}
+
+void nbd_recovery_join(struct nbd_session *s, unsigned int index)
+{
+	pthread_mutex_lock(&s->lock);
+	s->members[index].present = true;
+	s->members[index].up = false;
+	s->members[index].quiet = true;
+	pthread_mutex_unlock(&s->lock);
+}
+
+void nbd_recovery_leave(struct nbd_session *s, struct loop *from, unsigned int index)
+{
+	pthread_mutex_lock(&s->lock);
+	s->members[index].present = false;
+	s->members[index].up = false;
+	if (s->recovery == NBD_RECOVERY_REPLAYING && s->replayer == index)
+		s->recovery = NBD_RECOVERY_PAUSING;
+	evaluate(s, from);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void nbd_recovery_up(struct nbd_session *s, struct loop *from, unsigned int index)
+{
+	pthread_mutex_lock(&s->lock);
+	s->members[index].up = true;
+	s->members[index].quiet = true;
+	evaluate(s, from);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void nbd_recovery_down(struct nbd_session *s, struct loop *from, unsigned int index, bool lost)
+{
+	pthread_mutex_lock(&s->lock);
+	s->members[index].up = false;
+	if (s->recovery == NBD_RECOVERY_REPLAYING && s->replayer == index)
+		s->recovery = NBD_RECOVERY_PAUSING;
+	else if (s->recovery == NBD_RECOVERY_NONE && lost && nbd_journals_dirty(&s->journals))
+		begin(s, from);
+	s->members[index].quiet = true;
+	evaluate(s, from);
+	pthread_mutex_unlock(&s->lock);
+}
+
+void nbd_recovery_quiet(struct nbd_session *s, struct loop *from, unsigned int index)
+{
+	pthread_mutex_lock(&s->lock);
+	s->members[index].quiet = true;
+	evaluate(s, from);
+	pthread_mutex_unlock(&s->lock);
+}
+
+bool nbd_recovery_paused(struct nbd_session *s)
+{
+	bool paused;
+
+	pthread_mutex_lock(&s->lock);
+	paused = s->recovery != NBD_RECOVERY_NONE;
+	pthread_mutex_unlock(&s->lock);
+	return paused;
+}
+
+bool nbd_recovery_is_mine(struct nbd_session *s, unsigned int index)
+{
+	bool mine;
+
+	pthread_mutex_lock(&s->lock);
+	mine = s->recovery == NBD_RECOVERY_REPLAYING && s->replayer == index;
+	pthread_mutex_unlock(&s->lock);
+	return mine;
+}
+
+void nbd_recovery_done(struct nbd_session *s, struct loop *from, int error)
+{
+	pthread_mutex_lock(&s->lock);
+	if (error)
+		give_up(s, from, "the server refuses to take them again");
+	else
+		end_recovery(s, from);
+	pthread_mutex_unlock(&s->lock);
+}
