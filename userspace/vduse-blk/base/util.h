@@ -33,9 +33,17 @@
 #define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
-/* Memory shared with another thread, the kernel or a driver: exactly one access. */
+/*
+ * Memory shared with another thread, the kernel or a driver: exactly one access,
+ * aligned or not. ThreadSanitizer takes nothing less than an atomic for one.
+ */
+#ifdef __SANITIZE_THREAD__
 #define READ_ONCE(x)		 __atomic_load_n(&(x), __ATOMIC_RELAXED)
 #define WRITE_ONCE(x, v)	 __atomic_store_n(&(x), v, __ATOMIC_RELAXED)
+#else
+#define READ_ONCE(x)		 (*(const volatile __typeof__(x) *)&(x))
+#define WRITE_ONCE(x, v)	 (*(volatile __typeof__(x) *)&(x) = (v))
+#endif
 
 /* A counter that one thread writes and any thread may read. */
 #define counter_add(p, n)	 __atomic_store_n(p, *(p) + (n), __ATOMIC_RELAXED)
