@@ -84,9 +84,11 @@ disk_answers()
 # After the fault: the load goes on, or has ended, and the disk answers.
 cell_recover()
 {
-	local base status
+	local base status limit=$recovery_limit
 	base=$(load_progress)
-	until_true "$recovery_limit" load_beyond_or_ended $((base + 40))
+	# Where errors are due the disk may be gone for this load.
+	[ "$1" = none ] || limit=10
+	until_true "$limit" load_beyond_or_ended $((base + 40))
 	disk_answers
 	status=$?
 	if [ $status -eq 124 ]; then

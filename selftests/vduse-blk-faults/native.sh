@@ -186,6 +186,82 @@ passed() # COMMAND...
 	return "$status"
 }
 
+# ---- tools/check-long, with a guest that is a few lines of shell ----
+
+# A tree in which everything that builds or boots does nothing, except vm: each
+# boot runs three cells and dies in the next one.
+long_tree()
+{
+	local top name
+	top=$(realpath "$here/../..")
+	tree=$work/tree
+	rm -rf "$tree"
+	mkdir -p "$tree"/tools/{deps,build,vm} "$tree"/selftests/vduse-blk-faults \
+		"$tree"/Documentation/design "$tree"/build/{userspace,modules/amd64/kernel/vduse}
+	cp "$top"/tools/{check-long,reliability.py} "$tree/tools/"
+	cp "$top/tools/deps/common.sh" "$top/tools/deps/guest-packages" "$tree/tools/deps/"
+	cp "$here/matrix.py" "$tree/selftests/vduse-blk-faults/"
+	mkdir -p "$tree/build/userspace/amd64" "$tree/build/selftests/amd64/vduse-blk-faults"
+	for name in a.sh a.py a_check; do
+		: >"$tree/build/selftests/amd64/vduse-blk-faults/$name"
+	done
+	: >"$tree/build/modules/amd64/kernel/vduse/vduse.ko"
+	: >"$tree/build/userspace/amd64/vduse-blk"
+	for name in deps/host build/modules build/test-modules build/userspace build/selftests \
+		vm/images; do
+		printf '#!/bin/sh\n' >"$tree/tools/$name"
+	done
+	cat >"$tree/tools/vm/vm" <<-'END'
+		#!/bin/bash
+		top=$(cd "$(dirname "$0")/../.." && pwd)
+		echo boot >>"$top/boots"
+		cells=$(tr ' ' '\n' <<<"$*" | sed -n 's|^CELLS=/src||p')
+		n=0
+		while read -r fault queues ring load _; do
+			words="subject=vduse-blk arch=amd64 fault=$fault queues=$queues ring=$ring load=$load"
+			echo "# # cell begins: $words"
+			[ $((n++)) -lt 3 ] || exit 125
+			echo "# # cell: $words outcome=ok errors=0 stall_ms=5 seconds=1 note="
+			echo "# ok $n $fault"
+		done <"$top$cells"
+	END
+	chmod +x "$tree"/tools/*/*
+}
+
+long_run() # CELL
+{
+	ARCH=amd64 SUBJECT=vduse-blk CELL=$1 "$tree/tools/check-long" matrix >"$work/long" 2>&1
+	cat "$work/long"
+}
+
+# Eight cells: three and the one that ends the guest, twice.
+long_resumes()
+{
+	long_tree || return
+	long_run 'close-*'
+	[ "$(wc -l <"$tree/boots")" = 2 ] || return
+	[ "$(tail -n 1 "$work/long")" = "6 passed, 2 failed, 0 skipped" ] || return
+	grep -q 'crash 2/8' "$tree/Documentation/design/reliability.rst" || return
+	# Again: nothing is left to do.
+	long_run 'close-*'
+	[ "$(wc -l <"$tree/boots")" = 2 ] || return
+	# Another daemon: everything is.
+	echo changed >"$tree/build/userspace/amd64/vduse-blk"
+	long_run 'close-q1-*'
+	[ "$(wc -l <"$tree/boots")" = 3 ] &&
+		[ "$(tail -n 1 "$work/long")" = "6 passed, 2 failed, 0 skipped" ]
+}
+
+# A guest that never comes up does not keep it busy for ever.
+long_gives_up()
+{
+	long_tree || return
+	printf '#!/bin/sh\necho boot >>%s/boots\nexit 125\n' "$tree" >"$tree/tools/vm/vm"
+	long_run 'close-*'
+	[ "$(wc -l <"$tree/boots")" = 1 ] &&
+		[ "$(tail -n 1 "$work/long")" = "0 passed, 1 failed, 0 skipped" ]
+}
+
 # ---- log_replay ----
 
 # A log of three writes of one number each, which the checks below read: the
@@ -258,7 +334,7 @@ no_such_mark()
 	fails 2 "$out/log_replay" "$work/log" "$work/disk" "$work/copy" nosuchmark -- true
 }
 
-plan 22
+plan 24
 check "built with sanitizers" build
 say "the unit tests of the checkers follow"
 "$out/checkers" | sed -n 's/^\(not \)\{0,1\}ok [0-9]* /# &/p' >"$work/units"
@@ -284,5 +360,7 @@ check "log_replay: finds a flush that lied" lying_flush
 check "matrix: cells and pairs" passed python3 "$here/matrix.py" test
 check "reliability: result files and report" passed python3 \
 	"$here/../../tools/reliability.py" test
+check "check-long: goes on where a guest has ended" long_resumes
+check "check-long: gives up when no guest comes up" long_gives_up
 check "nbd_proxy: each misdeed, once" passed python3 "$here/nbd_proxy_test.py"
 finish

@@ -130,9 +130,7 @@ qsd_start()
 	qsd_daemon "$1" || return
 	# The node exists a little before the virtqueues are set up.
 	sleep 0.5
-	until_true 30 limited 20 vdpa dev add name fault mgmtdev vduse || return
-	until_true 20 disk_of fault >/dev/null || return
-	disk=$(disk_of fault)
+	add fault
 }
 
 qsd_again() { qsd_daemon "${subject_args[0]}"; }
@@ -151,6 +149,7 @@ qsd_term()
 
 qsd_stop()
 {
+	used_devices=()
 	[ ! -e /sys/bus/vdpa/devices/fault ] || limited 20 vdpa dev del fault
 	end_job "$subject_pid" TERM
 	subject_pid=0
