@@ -11,7 +11,8 @@
  * B was flushed and forgotten, and then the server lost, replaying A alone would
  * undo B. So a log drops what is older than the oldest unflushed write of all
  * logs (the horizon); what is stable but newer stays and is replayed with the
- * others, in order, which does no harm.
+ * others, in order, which does no harm. A replay begins at the horizon: a stable
+ * write with FUA may be newer than what is before it, and in no log.
  *
  * A log without room drops everything at once and remembers up to which number
  * something is missing (the gap). It is complete again when the horizon has
@@ -202,8 +203,12 @@ static const struct nbd_journal_entry *first_after(const struct nbd_journal *j, 
 const struct nbd_journal_entry *nbd_journals_next(const struct nbd_journals *all, uint64_t after,
 						  const struct nbd_journal **ret_journal)
 {
+	const uint64_t limit = horizon(all);
 	const struct nbd_journal_entry *best = NULL;
 
+	/* A log that had nothing to do may still hold what could have been trimmed. */
+	if (limit != NBD_JOURNAL_NONE)
+		after = max(after, limit - 1);
 	for (unsigned int i = 0; i < all->n; i++) {
 		const struct nbd_journal_entry *entry = first_after(&all->journals[i], after);
 

@@ -391,7 +391,8 @@ static void alarm_expired(struct loop_timer *timer)
 {
 	struct alarm *a = container_of(timer, struct alarm, timer);
 
-	note(a->letter);
+	if (a->letter)
+		note(a->letter);
 	if (a->cancels)
 		loop_timer_cancel(a->loop, &a->cancels->timer);
 	if (a->again) {
@@ -440,6 +441,26 @@ static void test_timer_again(void **state)
 	loop_timer_arm(loop, &a.timer, 0);
 	run_for(loop, 50);
 	assert_string_equal(trace, "aaaa");
+	loop_destroy(loop);
+}
+
+/* One that is due in every iteration does not keep others from their turn. */
+static void test_timer_not_starved(void **state)
+{
+	struct loop *loop = new_loop(0, 0);
+	struct alarm busy = { .timer.expired = alarm_expired,
+			      .loop = loop,
+			      .again = 1000000000 };
+	struct alarm other = { .timer.expired = alarm_expired, .loop = loop, .letter = 'a' };
+
+	(void)state;
+	trace[0] = '\0';
+	other.cancels = &busy;
+	loop_timer_arm(loop, &busy.timer, 0);
+	loop_timer_arm(loop, &other.timer, 1);
+	run_for(loop, 50);
+	assert_int_equal(other.timer.armed, false);
+	assert_int_equal(busy.timer.armed, false);
 	loop_destroy(loop);
 }
 
@@ -612,6 +633,7 @@ int main(void)
 		cmocka_unit_test(test_hook_ping_pong), cmocka_unit_test(test_idle_callbacks),
 		cmocka_unit_test(test_idle_removal),   cmocka_unit_test(test_asleep),
 		cmocka_unit_test(test_timers),	       cmocka_unit_test(test_timer_again),
+		cmocka_unit_test(test_timer_not_starved),
 		cmocka_unit_test(test_messages),       cmocka_unit_test(test_message_to_self),
 		cmocka_unit_test(test_clock),
 	};

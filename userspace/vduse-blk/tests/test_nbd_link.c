@@ -1,0 +1,863 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What becomes of requests when connections are lost: scripted servers
+ * (nbd_script.h) that lose them in every way, and nbdkit where a real server is
+ * the point. One thread and one loop are main thread and queues at once, so the
+ * order of events is known; time limits are short, but only counts and results
+ * are asserted.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "backend/backend.h"
+#include "nbd_script.h"
+#include "nbdkit.h"
+
+#define PATIENCE_MS 20000
+#define MAX_IO	    8
+#define BLOCK	    4096
+
+struct rig;
+
+struct io {
+	struct backend_request req;
+	struct iovec iov;
+	uint8_t data[BLOCK];
+	int error;
+	unsigned int done;
+};
+
+struct rig {
+	struct loop *loop;
+	struct backend *backend;
+	struct backend_queue *q[2];
+	struct nbd_script s;
+	struct loop_timer timer;
+	struct backend_options options;
+	struct io io[MAX_IO];
+	unsigned int changes[_BACKEND_CHANGE_MAX];
+	bool scripted;
+};
+
+static void changed(void *opaque, const struct backend_info *now, enum backend_change what)
+{
+	struct rig *r = opaque;
+
+	assert_ptr_equal(now, &r->backend->info);
+	r->changes[what]++;
+}
+
+static void tick(struct loop_timer *timer)
+{
+	loop_stop(container_of(timer, struct rig, timer)->loop);
+}
+
+static void turn(struct rig *r, unsigned int ms)
+{
+	r->timer.expired = tick;
+	loop_timer_arm(r->loop, &r->timer, ms);
+	assert_int_equal(loop_run(r->loop), 0);
+	loop_timer_cancel(r->loop, &r->timer);
+}
+
+#define wait_for(r, condition)                                            \
+	do {                                                              \
+		for (int ms_ = 0; !(condition); ms_ += 5) {               \
+			if (ms_ > PATIENCE_MS)                            \
+				fail_msg("in vain: %s", #condition);      \
+			turn(r, 5);                                       \
+		}                                                         \
+	} while (0)
+
+static struct rig *open_rig(const char *uri, const struct backend_options *options)
+{
+	struct rig *r = calloc(1, sizeof(*r));
+	struct loop_params lp = { 0 };
+	struct error e = ERROR_INIT;
+
+	assert_non_null(r);
+	assert_int_equal(loop_create(&lp, &r->loop, &e), 0);
+	r->options = *options;
+	r->options.events = (struct backend_events){ r->loop, changed, r };
+	if (!r->options.queues)
+		r->options.queues = 1;
+	if (uri && backend_open(uri, &r->options, &r->backend, &e))
+		fail_msg("%s", e.text);
+	return r;
+}
+
+static void create_queues(struct rig *r)
+{
+	struct error e = ERROR_INIT;
+
+	for (unsigned int i = 0; i < r->options.queues; i++)
+		if (backend_queue_create(r->backend, r->loop, i, &r->q[i], &e))
+			fail_msg("%s", e.text);
+}
+
+static struct rig *start(const char *script, const struct backend_options *options)
+{
+	struct rig *r = open_rig(NULL, options);
+	struct error e = ERROR_INIT;
+
+	assert_int_equal(nbd_script_start(&r->s, script), 0);
+	r->scripted = true;
+	if (backend_open(r->s.uri, &r->options, &r->backend, &e))
+		fail_msg("%s", e.text);
+	create_queues(r);
+	return r;
+}
+
+static void end(struct rig *r)
+{
+	for (unsigned int i = r->options.queues; i-- > 0;)
+		backend_queue_destroy(r->q[i]);
+	backend_close(r->backend);
+	loop_destroy(r->loop);
+	if (r->scripted) {
+		nbd_script_stop(&r->s);
+		if (r->s.problem[0])
+			fail_msg("%s", r->s.problem);
+		nbd_script_free(&r->s);
+	}
+	free(r);
+}
+
+static void io_done(struct backend_request *req, int error)
+{
+	struct io *io = container_of(req, struct io, req);
+
+	io->error = error;
+	io->done++;
+}
+
+static struct io *submit_on(struct rig *r, unsigned int queue, unsigned int slot,
+			    enum backend_op op, uint64_t offset, uint8_t byte, uint32_t flags)
+{
+	struct io *io = &r->io[slot];
+
+	io->done = 0;
+	io->error = 1;
+	if (op == BACKEND_WRITE)
+		memset(io->data, byte, BLOCK);
+	io->iov = (struct iovec){ io->data, BLOCK };
+	io->req = (struct backend_request){ .op = op,
+					    .flags = flags,
+					    .offset = offset,
+					    .length = op == BACKEND_FLUSH ? 0 : BLOCK,
+					    .iov = &io->iov,
+					    .niov = 1,
+					    .done = io_done };
+	backend_submit(r->q[queue], &io->req);
+	assert_int_equal(io->done, 0);
+	return io;
+}
+
+static struct io *submit(struct rig *r, unsigned int slot, enum backend_op op, uint64_t offset,
+			 uint8_t byte)
+{
+	return submit_on(r, 0, slot, op, offset, byte, 0);
+}
+
+static int finish(struct rig *r, struct io *io)
+{
+	wait_for(r, io->done);
+	assert_int_equal(io->done, 1);
+	return io->error;
+}
+
+static int run(struct rig *r, enum backend_op op, uint64_t offset, uint8_t byte)
+{
+	return finish(r, submit(r, MAX_IO - 1, op, offset, byte));
+}
+
+static struct backend_link_stats stats_of(struct rig *r)
+{
+	struct backend_link_stats stats;
+
+	assert_int_equal(backend_link_stats(r->backend, 0, &stats), 0);
+	return stats;
+}
+
+static unsigned int losses(struct rig *r, enum backend_loss why)
+{
+	return (unsigned int)stats_of(r).losses[why];
+}
+
+static void assert_disk(struct rig *r, uint64_t offset, uint8_t byte)
+{
+	for (unsigned int i = 0; i < BLOCK; i++)
+		if (r->s.disk[offset + i] != byte)
+			fail_msg("byte %u is 0x%02x, expected 0x%02x", i, r->s.disk[offset + i],
+				 byte);
+}
+
+/* --- time limits --- */
+
+static const struct backend_options short_request = { .tunables.request_ms = 100,
+						      .replay_log = 1 << 20 };
+
+static void test_request_timeout(void **state)
+{
+	struct rig *r = start("hs req wait | hs serve", &short_request);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_REQUEST), 1);
+	assert_int_equal(stats_of(r).resubmitted, 1);
+	assert_int_equal(r->changes[BACKEND_LOST], 1);
+	wait_for(r, r->changes[BACKEND_RESTORED]);
+	assert_int_equal(r->changes[BACKEND_RESTORED], 1);
+	end(r);
+}
+
+/* The limit is doubled until something is answered, so a slow server is not cut for ever. */
+static void test_patience(void **state)
+{
+	struct rig *r = start("hs req wait | hs req wait | hs req sleep:250 data:2:0:4096:done serve",
+			      &short_request);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_REQUEST), 2);
+	assert_int_equal(stats_of(r).connects, 3);
+	end(r);
+}
+
+static void test_tunables_while_waiting(void **state)
+{
+	const struct backend_options never = { .tunables = { .request_ms = BACKEND_NEVER } };
+	struct rig *r = start("hs req wait | hs serve", &never);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *io = submit(r, 0, BACKEND_READ, 0, 0);
+
+	(void)state;
+	turn(r, 100);
+	assert_int_equal(io->done, 0);
+	t.request_ms = 50;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, io), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_REQUEST), 1);
+	end(r);
+}
+
+/* A pause, and a handshake, that would take an hour end when they are made shorter. */
+static void test_tunables_in_other_states(void **state)
+{
+	const struct backend_options slow = { .tunables = { .reconnect_min_ms = 3600000,
+							    .reconnect_max_ms = 3600000,
+							    .handshake_ms = 3600000 } };
+	struct rig *r = start("hs req close | greet close | greet wait | hs serve", &slow);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *io = submit(r, 0, BACKEND_READ, 0, 0);
+
+	(void)state;
+	wait_for(r, !strcmp(stats_of(r).state, "backoff"));
+	t.reconnect_min_ms = 10;
+	t.reconnect_max_ms = 20;
+	backend_set_tunables(r->backend, &t);
+	wait_for(r, !strcmp(stats_of(r).state, "handshake"));
+	turn(r, 50);
+	assert_string_equal(stats_of(r).state, "handshake");
+	t.handshake_ms = 20;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, io), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_TIMEOUT), 1);
+	assert_int_equal(losses(r, BACKEND_LOSS_CLOSED), 2);
+	end(r);
+}
+
+static void test_io_timeout(void **state)
+{
+	const struct backend_options limited = { .tunables = { .io_timeout_ms = 150,
+							       .reconnect_min_ms = 2000 } };
+	struct rig *r = start("hs req close | close | hs serve", &limited);
+	struct io *io = submit(r, 0, BACKEND_READ, 0, 0);
+	struct backend_tunables t = r->backend->options.tunables;
+
+	(void)state;
+	assert_int_equal(finish(r, io), -EIO);
+	/* The outage has lasted longer than anything may wait, so this does not wait at all. */
+	turn(r, 10);
+	io = submit(r, 0, BACKEND_READ, 0, 0);
+	turn(r, 1);
+	assert_int_equal(io->done, 1);
+	assert_int_equal(io->error, -EIO);
+	t.reconnect_min_ms = 1;
+	backend_set_tunables(r->backend, &t);
+	wait_for(r, !strcmp(stats_of(r).state, "ready"));
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(stats_of(r).errors, 2);
+	end(r);
+}
+
+/* What is on the wire of a silent server has its limit too. */
+static void test_io_timeout_on_the_wire(void **state)
+{
+	const struct backend_options limited = { .tunables = { .io_timeout_ms = 150 } };
+	struct rig *r = start("hs req wait | hs serve", &limited);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), -EIO);
+	wait_for(r, !strcmp(stats_of(r).state, "ready"));
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	end(r);
+}
+
+static void test_idle(void **state)
+{
+	const struct backend_options options = { .tunables.idle_ms = 50 };
+	struct rig *r = start("hs req data:0:0:4096:done disc | hs serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	wait_for(r, !strcmp(stats_of(r).state, "idle"));
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(stats_of(r).connects, 2);
+	assert_int_equal(r->changes[BACKEND_LOST], 0);
+	for (int i = 0; i < _BACKEND_LOSS_MAX; i++)
+		assert_int_equal(losses(r, i), 0);
+	end(r);
+}
+
+/* --- giving up --- */
+
+static void test_fail(void **state)
+{
+	const struct backend_options never = { .tunables = { .request_ms = BACKEND_NEVER,
+							     .handshake_ms = BACKEND_NEVER } };
+	struct rig *r = start("hs req req req leave | sleep:300 hs serve", &never);
+	struct io *io[3];
+
+	(void)state;
+	for (unsigned int i = 0; i < 3; i++)
+		io[i] = submit(r, i, i ? BACKEND_WRITE : BACKEND_READ, i * BLOCK, 1);
+	turn(r, 50);
+	backend_fail(r->backend);
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(finish(r, io[i]), -EIO);
+	/* The server has accepted and says nothing: still no connection. */
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), -EIO);
+	assert_string_equal(stats_of(r).state, "failed");
+	wait_for(r, !strcmp(stats_of(r).state, "ready"));
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_FAILED), 1);
+	assert_int_equal(stats_of(r).errors, 4);
+	end(r);
+}
+
+/* Nothing waits: nothing to give up. */
+static void test_fail_when_all_is_well(void **state)
+{
+	const struct backend_options none = { 0 };
+	struct rig *r = start("hs serve", &none);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	backend_fail(r->backend);
+	turn(r, 20);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(stats_of(r).connects, 1);
+	end(r);
+}
+
+/* Each has to end; that it does so in time is seen by the test ending at all. */
+static void test_close_in_any_state(void **state)
+{
+	static const struct {
+		const char *script, *state;
+	} rows[] = {
+		{ "hs serve:1 close | greet wait", "handshake" },
+		{ "hs serve:1 close | close", "backoff" },
+		{ "hs serve:1 serve", "ready" },
+		{ "hs serve:1 leave | leave", "ready" },
+	};
+	const struct backend_options options = { .tunables = { .reconnect_min_ms = 3600000 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct rig *r = start(rows[i].script, &options);
+
+		assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+		wait_for(r, !strcmp(stats_of(r).state, rows[i].state));
+		turn(r, 20);
+		end(r);
+	}
+}
+
+/* --- attempts --- */
+
+static void test_attempts(void **state)
+{
+	const struct backend_options options = { .tunables = { .reconnect_min_ms = 1,
+							       .reconnect_max_ms = 4 } };
+	struct rig *r = start("hs req close | refuse:5 greet flags opt:8 ack opt:7 err:6 opt:2 close |"
+			      " greet flags opt:8 err:5 opt:2 close | zero:18 wait | hs serve",
+			      &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x55), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_CLOSED), 6);
+	assert_int_equal(losses(r, BACKEND_LOSS_HANDSHAKE), 2);
+	assert_int_equal(losses(r, BACKEND_LOSS_BAD_HANDSHAKE), 1);
+	assert_int_equal(stats_of(r).attempts, 9);
+	assert_int_equal(stats_of(r).connects, 2);
+	assert_int_equal(r->changes[BACKEND_LOST], 1);
+	wait_for(r, r->changes[BACKEND_RESTORED] == 1);
+	assert_int_equal(stats_of(r).errors, 0);
+	assert_disk(r, 0, 0x55);
+	end(r);
+}
+
+/* --- the export is another one --- */
+
+#define EXPORT(size, flags) \
+	"greet flags opt:8 ack opt:7 info:" #size ":" #flags " block:1:4096:33554432 ack "
+
+static void test_grown(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs req close | " EXPORT(2097152, 0x16d) "serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	wait_for(r, r->changes[BACKEND_GROWN]);
+	assert_int_equal(r->backend->info.size, 2097152);
+	assert_int_equal(r->changes[BACKEND_SHRUNK] + r->changes[BACKEND_FLAGS_CHANGED], 0);
+	end(r);
+}
+
+static void test_shrunk(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs req close | " EXPORT(524288, 0x16d) "serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	wait_for(r, r->changes[BACKEND_SHRUNK]);
+	assert_int_equal(r->backend->info.size, 524288);
+	assert_int_equal(run(r, BACKEND_READ, 524288 - BLOCK, 0), 0);
+	assert_int_equal(run(r, BACKEND_READ, 524288, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_WRITE, 1048576 - BLOCK, 7), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* Read-only now, without flush, trim and write-zeroes. */
+static void test_flags_lost(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs req close | " EXPORT(1048576, 0x3) "serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	wait_for(r, r->changes[BACKEND_FLAGS_CHANGED]);
+	assert_true(r->backend->info.flags & BACKEND_F_READ_ONLY);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 7), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_DISCARD, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_WRITE_ZEROES, 0, 0), -EIO);
+	end(r);
+}
+
+/* Asked for: a connection of its own hears of the growth, and the old one is replaced. */
+static void test_refresh(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs req data:0:0:4096:done leave | " EXPORT(2097152, 0x16d)
+			      "disc | " EXPORT(2097152, 0x16d) "serve",
+			      &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	backend_refresh(r->backend);
+	wait_for(r, r->changes[BACKEND_GROWN]);
+	assert_int_equal(r->backend->info.size, 2097152);
+	wait_for(r, stats_of(r).connects == 2);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(r->changes[BACKEND_LOST], 0);
+	end(r);
+}
+
+/* --- late writes --- */
+
+/*
+ * The server sits on a write until the connection is cut, answers the same
+ * write on a new one, and carries the first out later still. A newer write to
+ * the same block has to come after that, others and reads need not wait.
+ */
+static void test_late_write(void **state)
+{
+	struct rig *r = start("hs req leave | hs serve:3 quiet:200 apply:0 hangup serve",
+			      &short_request);
+	struct io *newer;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_REQUEST), 1);
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0xcc), 0);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(r->io[MAX_IO - 1].data[0], 0xaa);
+	assert_int_equal(newer->done, 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_int_equal(stats_of(r).waiting, 1);
+	assert_int_equal(finish(r, newer), 0);
+	assert_disk(r, 0, 0xbb);
+	assert_disk(r, BLOCK, 0xcc);
+	end(r);
+}
+
+/* A server that never closes the old connection is taken to have forgotten it, in the end. */
+static void test_fence_deadline(void **state)
+{
+	const struct backend_options options = { .tunables = { .request_ms = 100,
+							       .fence_ms = 400 } };
+	struct rig *r = start("hs req leave | hs serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xbb), 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xcc), 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_disk(r, 0, 0xcc);
+	end(r);
+}
+
+/* The limit can be shortened while a write is held. */
+static void test_fence_tunable(void **state)
+{
+	const struct backend_options options = { .tunables = { .request_ms = 100,
+							       .fence_ms = 3600000 } };
+	struct rig *r = start("hs req leave | hs serve", &options);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *newer;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
+	turn(r, 50);
+	assert_int_equal(newer->done, 0);
+	t.fence_ms = 1;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, newer), 0);
+	end(r);
+}
+
+/* When the server has closed, nothing of that connection can come any more. */
+static void test_no_fence(void **state)
+{
+	struct rig *r = start("hs req close | hs serve", &short_request);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xbb), 0);
+	assert_int_equal(stats_of(r).held, 0);
+	end(r);
+}
+
+static void test_prior_writes(void **state)
+{
+	static const struct backend_range prior[] = { { 0, BLOCK }, { 8 * BLOCK, BLOCK } };
+	const struct backend_options options = { .tunables.fence_ms = 400,
+						 .prior_writes = prior,
+						 .prior_writes_n = ARRAY_SIZE(prior) };
+	struct rig *r = start("hs serve", &options);
+	struct io *newer, *again;
+
+	(void)state;
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
+	again = submit_on(r, 0, 1, BACKEND_WRITE, 0, 0xaa, BACKEND_REQ_RESUBMIT);
+	assert_int_equal(finish(r, again), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0xcc), 0);
+	assert_int_equal(newer->done, 0);
+	assert_int_equal(finish(r, newer), 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_disk(r, 0, 0xbb);
+	end(r);
+}
+
+/* --- a cache that is lost --- */
+
+static const struct backend_options with_log = { .replay_log = 1 << 20 };
+static const struct backend_options without_log = { .replay_log = 0 };
+
+/* Acknowledged, not on the disk, and then the connection is closed. */
+#define LOST_WRITES "hs req ok:0 req ok:1 req ok:2 close | hs serve"
+
+static void lose_writes(struct rig *r)
+{
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x22), 0);
+	assert_int_equal(run(r, BACKEND_WRITE_ZEROES, BLOCK, 0), 0);
+	wait_for(r, stats_of(r).connects == 2);
+}
+
+static void test_replay(void **state)
+{
+	struct rig *r = start(LOST_WRITES, &with_log);
+
+	(void)state;
+	lose_writes(r);
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_disk(r, 0, 0x22);
+	assert_disk(r, BLOCK, 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+static void test_no_replay(void **state)
+{
+	struct rig *r = start(LOST_WRITES, &without_log);
+
+	(void)state;
+	lose_writes(r);
+	assert_int_equal(stats_of(r).replayed, 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* What is flushed is not replayed, what follows is. */
+static void test_replay_after_flush(void **state)
+{
+	struct rig *r = start("hs req ok:0 req ok:1 req ok:2 close | hs serve", &with_log);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x22), 0);
+	wait_for(r, stats_of(r).connects == 2);
+	assert_int_equal(stats_of(r).replayed, 1);
+	assert_int_equal(r->s.disk[0], nbd_script_byte(0));
+	assert_disk(r, BLOCK, 0x22);
+	end(r);
+}
+
+/* A write with FUA is stable, but a replay of what is older must not undo it. */
+static void test_replay_with_fua(void **state)
+{
+	struct rig *r = start("hs req ok:0 req apply:1 ok:1 close | hs serve", &with_log);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(finish(r, submit_on(r, 0, 0, BACKEND_WRITE, 0, 0x22, BACKEND_REQ_FUA)), 0);
+	wait_for(r, stats_of(r).connects == 2);
+	assert_int_equal(stats_of(r).replayed, 2);
+	assert_disk(r, 0, 0x22);
+	end(r);
+}
+
+/* The flush is on the wire when the server is lost: it is answered after the replay. */
+static void test_flush_in_flight(void **state)
+{
+	struct rig *r = start("hs req ok:0 req close | hs serve", &with_log);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_int_equal(stats_of(r).replayed, 1);
+	assert_disk(r, 0, 0x11);
+	end(r);
+
+	r = start("hs req ok:0 req close | hs serve", &without_log);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* The server is lost again in the middle of the replay. */
+static void test_replay_interrupted(void **state)
+{
+	struct rig *r = start("hs req ok:0 req ok:1 close | hs serve:1 close | hs req close | hs serve",
+			      &with_log);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 4 * BLOCK, 0x22), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_disk(r, 0, 0x11);
+	assert_disk(r, 4 * BLOCK, 0x22);
+	end(r);
+}
+
+/* The server refuses what is replayed: that is a loss, and is reported. */
+static void test_replay_refused(void **state)
+{
+	struct rig *r = start("hs req ok:0 close | hs req fail:1:28 serve", &with_log);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* --- nbdkit --- */
+
+static void skip_without_nbdkit(void)
+{
+	if (nbdkit_installed())
+		return;
+	print_message("skipped: nbdkit is not installed\n");
+	skip();
+}
+
+static struct rig *start_nbdkit(struct nbdkit *kit, const char *args,
+				const struct backend_options *options)
+{
+	struct rig *r;
+	char uri[512];
+
+	assert_int_equal(nbdkit_start(kit, NBDKIT_UNIX, args), 0);
+	snprintf(uri, sizeof(uri), kit->uri, "");
+	r = open_rig(uri, options);
+	create_queues(r);
+	return r;
+}
+
+/* nbdkit's cache in write-back mode is lost with the process, as a disk's is with its power. */
+static void test_write_back_cache(void **state)
+{
+	const struct backend_options *options[] = { &with_log, &without_log };
+
+	(void)state;
+	skip_without_nbdkit();
+	for (int i = 0; i < 2; i++) {
+		char path[] = "/tmp/test-nbd-link-XXXXXX", args[128];
+		auto_close int fd = mkstemp(path);
+		uint8_t back[BLOCK];
+		struct nbdkit kit;
+		struct rig *r;
+
+		assert_true(fd >= 0 && !ftruncate(fd, 1 << 20));
+		snprintf(args, sizeof(args), "--filter=cache file %s cache=writeback", path);
+		r = start_nbdkit(&kit, args, options[i]);
+		assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x77), 0);
+		assert_int_equal(pread(fd, back, BLOCK, BLOCK), BLOCK);
+		assert_int_equal(back[0], 0);
+		nbdkit_kill(&kit);
+		assert_int_equal(nbdkit_restart(&kit, NULL), 0);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), i ? -EIO : 0);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+		assert_int_equal(pread(fd, back, BLOCK, BLOCK), BLOCK);
+		assert_int_equal(back[0], i ? 0 : 0x77);
+		end(r);
+		nbdkit_stop(&kit);
+		unlink(path);
+	}
+}
+
+/* A write that takes longer than its limit, and a newer one to the same block. */
+static void test_slow_nbdkit(void **state)
+{
+	const struct backend_options options = { .tunables.request_ms = 300 };
+	struct nbdkit kit;
+	struct rig *r;
+
+	(void)state;
+	skip_without_nbdkit();
+	r = start_nbdkit(&kit, "--filter=delay memory 1M wdelay=500ms", &options);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	assert_true(losses(r, BACKEND_LOSS_REQUEST) >= 1);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xbb), 0);
+	turn(r, 1000);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(r->io[MAX_IO - 1].data[0], 0xbb);
+	end(r);
+	nbdkit_stop(&kit);
+}
+
+static unsigned int count_flushes(const struct nbdkit *kit)
+{
+	char name[128], line[512];
+	unsigned int n = 0;
+	FILE *f;
+
+	snprintf(name, sizeof(name), "%s/log", kit->folder);
+	f = fopen(name, "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f))
+		n += strstr(line, " Flush id=") != NULL;
+	fclose(f);
+	return n;
+}
+
+/* A flush goes to each connection that has carried a write since its last one. */
+static void test_flush_everywhere(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20 };
+	struct nbdkit kit;
+	struct rig *r;
+
+	(void)state;
+	skip_without_nbdkit();
+	r = start_nbdkit(&kit, "--filter=log memory 1M logfile=%D/log", &options);
+	assert_int_equal(finish(r, submit_on(r, 0, 0, BACKEND_WRITE, 0, 1, 0)), 0);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_WRITE, BLOCK, 1, 0)), 0);
+	assert_int_equal(count_flushes(&kit), 0);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_FLUSH, 0, 0, 0)), 0);
+	assert_int_equal(count_flushes(&kit), 2);
+	/* Nothing is dirty: only the own connection is asked. */
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_FLUSH, 0, 0, 0)), 0);
+	assert_int_equal(count_flushes(&kit), 3);
+	/* Only the other one is. */
+	assert_int_equal(finish(r, submit_on(r, 0, 0, BACKEND_WRITE, 0, 2, 0)), 0);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_FLUSH, 0, 0, 0)), 0);
+	assert_int_equal(count_flushes(&kit), 5);
+	assert_int_equal(stats_of(r).flushes, 2);
+	end(r);
+	nbdkit_stop(&kit);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_request_timeout),
+		cmocka_unit_test(test_patience),
+		cmocka_unit_test(test_tunables_while_waiting),
+		cmocka_unit_test(test_tunables_in_other_states),
+		cmocka_unit_test(test_io_timeout),
+		cmocka_unit_test(test_io_timeout_on_the_wire),
+		cmocka_unit_test(test_idle),
+		cmocka_unit_test(test_fail),
+		cmocka_unit_test(test_fail_when_all_is_well),
+		cmocka_unit_test(test_close_in_any_state),
+		cmocka_unit_test(test_attempts),
+		cmocka_unit_test(test_grown),
+		cmocka_unit_test(test_shrunk),
+		cmocka_unit_test(test_flags_lost),
+		cmocka_unit_test(test_refresh),
+		cmocka_unit_test(test_late_write),
+		cmocka_unit_test(test_fence_deadline),
+		cmocka_unit_test(test_fence_tunable),
+		cmocka_unit_test(test_no_fence),
+		cmocka_unit_test(test_prior_writes),
+		cmocka_unit_test(test_replay),
+		cmocka_unit_test(test_no_replay),
+		cmocka_unit_test(test_replay_after_flush),
+		cmocka_unit_test(test_replay_with_fua),
+		cmocka_unit_test(test_flush_in_flight),
+		cmocka_unit_test(test_replay_interrupted),
+		cmocka_unit_test(test_replay_refused),
+		cmocka_unit_test(test_write_back_cache),
+		cmocka_unit_test(test_slow_nbdkit),
+		cmocka_unit_test(test_flush_everywhere),
+	};
+
+	return cmocka_run_group_tests_name("nbd_link", tests, NULL, NULL);
+}
