@@ -7,6 +7,10 @@
  * by piece, each within one iovec entry, so that no second iovec array has to
  * be kept. A regular file is locked (flock), a block device opened with
  * O_EXCL: a second writer or a mounted filesystem would ruin the content.
+ *
+ * A killed predecessor keeps both for a moment: the kernel ends the operations of
+ * its io_uring after the process, and they hold the file. So we wait a little, and
+ * have its late writes behind us when we get the file.
  */
 #include "backend/backend.h"
 
@@ -19,6 +23,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "loop/iov.h"
@@ -26,6 +31,9 @@
 /* The kernel moves no more in one operation. */
 #define MAX_RW_BYTES 0x7ffff000u
 #define ZERO_BYTES   (64 * 1024)
+/* For the file of a process that was just killed. */
+#define BUSY_WAIT_MS 3000
+#define BUSY_POLL_MS 10
 
 struct file_backend {
 	struct backend common;
@@ -53,10 +61,26 @@ static int inspect_block_device(int fd, struct backend_info *info, struct error 
 	return 0;
 }
 
+/* False when that has been tried for long enough. */
+static bool wait_while_busy(unsigned int *waited_ms)
+{
+	const struct timespec pause = { .tv_nsec = BUSY_POLL_MS * 1000000L };
+
+	if (*waited_ms >= BUSY_WAIT_MS)
+		return false;
+	nanosleep(&pause, NULL);
+	*waited_ms += BUSY_POLL_MS;
+	return true;
+}
+
 static int inspect_regular_file(int fd, const struct stat *st, bool read_only,
 				struct backend_info *info, struct error *e)
 {
-	if (flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
+	unsigned int waited_ms = 0;
+
+	while (flock(fd, (read_only ? LOCK_SH : LOCK_EX) | LOCK_NB) < 0) {
+		if (errno == EWOULDBLOCK && wait_while_busy(&waited_ms))
+			continue;
 		if (errno == EWOULDBLOCK)
 			return err_set(e, EBUSY, "another process uses it");
 		return err_set_errno(e, errno, "cannot lock it");
@@ -90,12 +114,15 @@ static int inspect(int fd, bool read_only, struct backend_info *info, struct err
 static int open_path(const char *path, bool read_only, struct error *e)
 {
 	int flags = (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	unsigned int waited_ms = 0;
 	struct stat st;
 	int fd;
 
 	if (!read_only && !stat(path, &st) && S_ISBLK(st.st_mode))
 		flags |= O_EXCL;
-	fd = open(path, flags);
+	do {
+		fd = open(path, flags);
+	} while (fd < 0 && errno == EBUSY && wait_while_busy(&waited_ms));
 	if (fd >= 0)
 		return fd;
 	if (errno == EROFS || (errno == EACCES && !access(path, R_OK)))

@@ -19,7 +19,7 @@
  * sigbus_guard_install() - install the signal handler
  * @e: error text
  *
- * Call it once, before the first sigbus_guard_add().
+ * Call it before the first sigbus_guard_add(); again does no harm.
  *
  * Return: 0 or -errno.
  */
