@@ -8,10 +8,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -47,6 +49,25 @@ static pid_t read_pid(int fd)
 	return *end == '\n' && pid > 0 ? (pid_t)pid : 0;
 }
 
+/*
+ * Whoever has the lock writes its number a moment later: until then the file is
+ * empty, or has the number of a process that was killed.
+ */
+static pid_t wait_for_pid(int fd)
+{
+	const struct timespec pause = { .tv_nsec = 1000000 };
+	unsigned int tries;
+	pid_t pid = 0;
+
+	for (tries = 0; tries < 500; tries++) {
+		pid = read_pid(fd);
+		if (pid && (!kill(pid, 0) || errno == EPERM))
+			break;
+		nanosleep(&pause, NULL);
+	}
+	return pid;
+}
+
 static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
@@ -60,7 +81,7 @@ static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
 		if (errno != EAGAIN && errno != EACCES)
 			return err_set_errno(e, errno, "lock \"%s\"", name);
 		return err_set(e, EBUSY, "a vduse-blk that serves \"%s\" is running, process %d",
-			       name, (int)read_pid(fd));
+			       name, (int)wait_for_pid(fd));
 	}
 	if (fstat(fd, &mine) || fstatat(dir_fd, LOCK_NAME, &there, AT_SYMLINK_NOFOLLOW) ||
 	    mine.st_ino != there.st_ino)

@@ -301,12 +301,13 @@ static int features_fit(const struct vduse_log_facts *was, const struct vduse_lo
 	const uint64_t read_only = 1ull << VIRTIO_BLK_F_RO;
 	const uint64_t agreed = was->status & VIRTIO_CONFIG_S_FEATURES_OK ? was->features : 0;
 
+	/* First, for it takes other features with it. */
+	if (now->offered & ~was->offered & read_only)
+		return err_set(e, EINVAL, "the disk was writable and is read-only now");
 	if (agreed & ~now->offered)
 		return err_set(e, EINVAL, "the driver uses features 0x%" PRIx64
 			       " that the storage and the options do not offer now",
 			       agreed & ~now->offered);
-	if (now->offered & ~was->offered & read_only)
-		return err_set(e, EINVAL, "the disk was writable and is read-only now");
 	return 0;
 }
 
