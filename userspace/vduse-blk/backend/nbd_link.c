@@ -505,7 +505,7 @@ static void orders_received(struct loop_op *op, int res, uint32_t cqe_flags)
 	if (orders & NBD_ORDER_RENEW)
 		renew(link);
 	if (orders & NBD_ORDER_FENCE)
-		nbd_link_release_held(link);
+		nbd_link_fence_lifted(link);
 	if (orders & (NBD_ORDER_FLUSH | NBD_ORDER_FLUSHED | NBD_ORDER_ROOM))
 		nbd_flush_ordered(link, orders);
 }

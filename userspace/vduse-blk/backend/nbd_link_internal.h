@@ -168,7 +168,8 @@ void nbd_link_fail_waiting(struct nbd_link *link);
 void nbd_link_watch(struct nbd_link *link);
 /* Look at the fence's expiry anew. */
 void nbd_link_look_at_fence(struct nbd_link *link);
-void nbd_link_release_held(struct nbd_link *link);
+/* NBD_ORDER_FENCE */
+void nbd_link_fence_lifted(struct nbd_link *link);
 /* Start or continue what a recovery asks of this link. */
 void nbd_link_replay(struct nbd_link *link);
 

@@ -175,7 +175,7 @@ void nbd_link_advance(struct nbd_link *link)
 	}
 }
 
-void nbd_link_release_held(struct nbd_link *link)
+static void release_held(struct nbd_link *link)
 {
 	struct backend_request *req = nbd_list_take(&link->held);
 
@@ -490,13 +490,16 @@ void nbd_link_look_at_fence(struct nbd_link *link)
 
 static void fence_expired(struct loop_timer *timer)
 {
-	struct nbd_link *link = container_of(timer, struct nbd_link, fence_timer);
+	nbd_link_look_at_fence(container_of(timer, struct nbd_link, fence_timer));
+}
 
-	nbd_link_look_at_fence(link);
+void nbd_link_fence_lifted(struct nbd_link *link)
+{
 	/* Sockets that have outlived what they were kept for. */
 	if (!nbd_fence_active(&link->session->fence))
 		for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++)
 			drain_reset(&link->drains[i].drain);
+	release_held(link);
 }
 
 /* --- replay --- */

@@ -203,6 +203,9 @@ static bool offers(const struct nbd_export *export, const struct backend_request
 	default:
 		break;
 	}
+	/* Neither of the two that could make it stable before it is answered. */
+	if (req->flags & BACKEND_REQ_FUA && !(flags & (NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_FLUSH)))
+		return false;
 	return !(flags & NBD_FLAG_READ_ONLY);
 }
 

@@ -444,17 +444,6 @@ static void do_serve(struct run *r)
 	flush_out(r);
 }
 
-static void do_flood(struct run *r)
-{
-	uint64_t n = number(r, 1);
-
-	for (uint64_t i = 0; i < n; i++) {
-		put_chunk(r, 0, 1, 9);
-		put64(r, request(r)->offset);
-		put(r, "x", 1);
-	}
-}
-
 static void do_quiet(struct run *r)
 {
 	struct timeval limit = { .tv_sec = (time_t)number(r, 0) / 1000,
@@ -586,7 +575,7 @@ static const struct {
 	{ "x", do_hex },	 { "zero", do_zero },	  { "sleep", do_sleep },
 	{ "close", do_close },	 { "wait", do_wait },	  { "serve", do_serve },
 	{ "apply", do_apply },	 { "quiet", do_quiet },	  { "leave", do_leave },
-	{ "hangup", do_hangup }, { "refuse", do_refuse }, { "flood", do_flood },
+	{ "hangup", do_hangup }, { "refuse", do_refuse },
 };
 
 /* 0x16d: flags, flush, FUA, trim, write-zeroes, multi-conn */

@@ -33,7 +33,6 @@
  *				the pattern
  *	apply:R			write request R's data to the disk, without an answer
  *	quiet:MS		nothing may arrive for so long
- *	flood:R:N		N data chunks of one byte each, all at request R's offset
  * Several connections
  *	|			the next connection; the script goes on when it comes.
  *				The old one is closed, unless it was left

@@ -529,7 +529,7 @@ static void killer_join(struct killer *k)
 
 static const struct backend_options dying_options[] = {
 	{ .queues = 1 },
-	{ .queues = 3 },
+	{ .queues = 4 },
 	{ .queues = 3, .single_connection = true },
 	{ .queues = 3, .single_connection = true, .queue_depth = 1 },
 };

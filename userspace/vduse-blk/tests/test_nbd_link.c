@@ -471,6 +471,21 @@ static void test_flags_lost(void **state)
 	end(r);
 }
 
+/* Neither FUA nor flush any more: a write that has to be stable cannot be. */
+static void test_fua_lost(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs req close | " EXPORT(1048576, 0x161) "serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	wait_for(r, r->changes[BACKEND_FLAGS_CHANGED]);
+	assert_int_equal(finish(r, submit_on(r, 0, 0, BACKEND_WRITE, 0, 1, BACKEND_REQ_FUA)), -EIO);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 7), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	end(r);
+}
+
 /* Asked for: a connection of its own hears of the growth, and the old one is replaced. */
 static void test_refresh(void **state)
 {
@@ -751,6 +766,8 @@ static void test_write_back_cache(void **state)
 		assert_int_equal(pread(fd, back, BLOCK, BLOCK), BLOCK);
 		assert_int_equal(back[0], 0);
 		nbdkit_kill(&kit);
+		/* Nobody listens, and it is tried again. */
+		wait_for(r, losses(r, BACKEND_LOSS_REFUSED) >= 3);
 		assert_int_equal(nbdkit_restart(&kit, NULL), 0);
 		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), i ? -EIO : 0);
 		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
@@ -841,6 +858,7 @@ int main(void)
 		cmocka_unit_test(test_grown),
 		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_flags_lost),
+		cmocka_unit_test(test_fua_lost),
 		cmocka_unit_test(test_refresh),
 		cmocka_unit_test(test_late_write),
 		cmocka_unit_test(test_fence_deadline),
