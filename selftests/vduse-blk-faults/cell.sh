@@ -50,8 +50,11 @@ cell_prepare() # FAULT QUEUES RING
 	mkdir "$cell"
 	truncate -s $disk_size "$image"
 	[ "$1" != cache-lost ] || load_options=(durable=1)
+	# What was overtaken by a newer write of the same blocks is to be looked for.
+	raw_size=$((24 << 20))
+	[ "$1" != late-write ] || raw_size=$((512 << 10))
 	[ "$1" != daemon-keep ] || extra_options=(--on-exit keep)
-	complaints=$(kernel_complaints)
+	complaints=$(kernel_complaints) server_aborts=0
 	server_for "$1" || {
 		end_with broken "the server does not start"
 		return 1
@@ -136,6 +139,8 @@ cell_judge() # ERRORS
 	[ "$(kernel_complaints)" -eq "$complaints" ] ||
 		end_with warning "$(dmesg | grep -E 'BUG:|WARNING:|Oops' | tail -n 1)"
 	end_with ok ''
+	[ "$server_aborts" -eq 0 ] ||
+		note+="${note:+; }nbdkit aborted and was started again, $server_aborts times"
 }
 
 # cell_run FAULT QUEUES RING LOAD ERRORS: sets $outcome, $note, $errors, ...

@@ -27,6 +27,7 @@
 dirty=
 stuck=()
 server_pid=0 proxy_pid=0
+server_args=() server_aborts=0
 
 # gone PID: it is a zombie or not there, with all of its threads: one that waits
 # in the kernel lets the first one become a zombie, and a wait would wait for
@@ -47,6 +48,7 @@ until_true()
 	shift
 	until "$@"; do
 		[ "$(now_ms)" -lt "$end" ] || return 1
+		[ "$server_pid" -eq 0 ] || ! gone "$server_pid" || server_revive
 		sleep 0.1
 	done
 }
@@ -141,23 +143,47 @@ not_lossy()
 # server_start ARGUMENT... of nbdkit; its process is in $server_pid
 server_start()
 {
+	local pid
+	server_args=("$@")
 	rm -f "$work/nbdkit.pid"
 	# Not through a function: the process has to be nbdkit itself.
 	TMPDIR=$work ip netns exec storage nbdkit -f -p 10809 -P "$work/nbdkit.pid" "$@" \
 		>>"$work/nbdkit.log" 2>&1 &
-	server_pid=$!
+	pid=$!
 	# It writes the file when it listens.
-	until_true 20 server_is_up_or_dead && [ -s "$work/nbdkit.pid" ] && return
+	until_true 20 server_is_up_or_dead "$pid"
+	if [ -s "$work/nbdkit.pid" ]; then
+		server_pid=$pid
+		return
+	fi
+	end_job "$pid" KILL
 	cat "$work/nbdkit.log"
 	return 1
 }
 
-server_is_up_or_dead() { [ -s "$work/nbdkit.pid" ] || gone "$server_pid"; }
+server_is_up_or_dead() { [ -s "$work/nbdkit.pid" ] || gone "$1"; }
+
+# nbdkit 1.32 may abort when a client is cut off with requests in flight. It is
+# started again, as a service manager would do.
+server_revive()
+{
+	local pid=$server_pid status
+	server_pid=0
+	wait "$pid"
+	status=$?
+	[ "$status" -eq 134 ] || {
+		echo "the server has ended with status $status"
+		return
+	}
+	server_aborts=$((server_aborts + 1))
+	server_start "${server_args[@]}"
+}
 
 server_kill()
 {
-	end_job "$server_pid" KILL
+	local pid=$server_pid
 	server_pid=0
+	end_job "$pid" KILL
 }
 
 # proxy_start KIND [HOLD]: clients are to use $port from now on
@@ -181,9 +207,9 @@ misdeed_done() { [ "$(misdeeds)" -ge "$1" ]; }
 servers_end()
 {
 	end_job "$proxy_pid"
-	end_job "$server_pid"
+	server_kill
 	# shellcheck disable=SC2034 # for the subjects
-	proxy_pid=0 server_pid=0 port=10809
+	proxy_pid=0 port=10809
 }
 
 # kernel_complaints: how many lines of the log are warnings or worse

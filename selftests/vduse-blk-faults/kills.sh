@@ -22,7 +22,8 @@ leftovers()
 	read -r files rest </proc/sys/fs/file-nr
 	awk -v files="$files" -v processes="$(find /proc -maxdepth 1 -name '[0-9]*' | wc -l)" '
 		$1 == "SUnreclaim:" { slab = $2 }
-		$1 == "MemFree:" { free = $2 }
+		# The disk of the server lies in memory, and grows.
+		$1 == "MemFree:" || $1 == "Shmem:" { free += $2 }
 		END { print files, slab, free, processes }' /proc/meminfo
 }
 

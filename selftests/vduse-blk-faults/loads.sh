@@ -5,8 +5,8 @@
 # the first 48 MiB of the disk, so that an export of 64 MiB can shrink beside
 # them.
 #
-#   raw    raw_check on the first 24 MiB, and, unless errors are expected, fio
-#          with checksums on 4 MiB behind them, one pass after another
+#   raw    raw_check on the first 24 MiB (or less: $raw_size), and, unless errors
+#          are expected, fio with checksums on 4 MiB behind them, pass after pass
 #   ext4   a file system, on it fsync_check
 #
 # A load's files are in $cell. What was acknowledged is judged by what the
@@ -15,6 +15,7 @@
 # shellcheck source-path=SCRIPTDIR source=subjects.sh
 . "$(dirname "${BASH_SOURCE[0]}")/subjects.sh"
 
+raw_size=$((24 << 20))
 load_pid=0 fio_pid=0 load_kind='' load_errors=''
 
 # load_start KIND ERRORS SEED
@@ -26,7 +27,7 @@ load_start()
 
 load_start_raw()
 {
-	"$here/raw_check" run "$disk" "$cell/model" size=$((24 << 20)) threads=8 "seed=$1" \
+	"$here/raw_check" run "$disk" "$cell/model" "size=$raw_size" threads=8 "seed=$1" \
 		"${load_options[@]}" >"$cell/stats" 2>&1 &
 	load_pid=$!
 	[ "$load_errors" = none ] || return 0

@@ -74,11 +74,11 @@ load_on_top()
 	limited 40 umount "$cell/mnt"
 }
 
-# record FILTER...: of nbdkit; runs the load, ends everything but the log
+# record [FILTER PARAMETER]: of nbdkit; runs the load, ends everything but the log
 record()
 {
 	logged_disk || return
-	server_start "$@" file /dev/mapper/power || return
+	server_start ${1:+--filter="$1"} file /dev/mapper/power ${2:+"$2"} || return
 	subject_start 2 split || return
 	load_on_top || return
 	subject_stop || return
@@ -102,7 +102,7 @@ nothing_is_lost()
 
 liar_is_found_out()
 {
-	record --filter=fua fuamode=discard || return
+	record fua fuamode=discard || return
 	# Either something acknowledged is missing, or there is no boundary at all.
 	replay 0 1 && return 1
 	return 0
