@@ -241,27 +241,29 @@ int write_log_apply(const struct write_log *log, const struct write_entry *e, in
 	return copy_data(log, e->data, e->length, disk, e->offset);
 }
 
-int write_log_apply_sector(const struct write_log *log, const struct write_entry *e, uint64_t index,
-			   int disk)
+/* The part of an entry that begins @skip bytes in it. */
+static int apply_part(const struct write_log *log, const struct write_entry *e, uint64_t skip,
+		      uint64_t length, int disk)
 {
-	uint64_t skip = index * log->sector;
-
 	if (e->flags & WRITE_LOG_DISCARD)
-		return discard(disk, e->offset + skip, log->sector);
-	return copy_data(log, e->data + skip, log->sector, disk, e->offset + skip);
+		return discard(disk, e->offset + skip, length);
+	return copy_data(log, e->data + skip, length, disk, e->offset + skip);
 }
 
-/* Each sector, with even odds. Return: whether any, or -errno. */
+/* Each piece, with even odds. Return: whether any, or -errno. */
 static int apply_torn(const struct write_log *log, const struct write_entry *e, struct prng *r,
 		      int disk)
 {
-	uint64_t i;
+	uint64_t skip, length;
 	int any = 0, err;
 
-	for (i = 0; i < e->length / log->sector; i++) {
+	for (skip = 0; skip < e->length; skip += length) {
+		length = WRITE_LOG_TEAR - (e->offset + skip) % WRITE_LOG_TEAR;
+		if (length > e->length - skip)
+			length = e->length - skip;
 		if (prng_below(r, 2))
 			continue;
-		err = write_log_apply_sector(log, e, i, disk);
+		err = apply_part(log, e, skip, length, disk);
 		if (err)
 			return err;
 		any = 1;

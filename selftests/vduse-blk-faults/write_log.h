@@ -32,6 +32,12 @@
 
 #define WRITE_LOG_MARK_MAX 255
 
+/*
+ * What a disk writes whole or not at all. Not 512 bytes: ext4's super block has
+ * 1024, with a checksum, and is written in place.
+ */
+#define WRITE_LOG_TEAR 4096
+
 /* What the target itself writes as the last entry. */
 #define WRITE_LOG_END_MARK "dm-log-writes-end"
 
@@ -85,23 +91,11 @@ void write_log_close(struct write_log *log);
 int write_log_apply(const struct write_log *log, const struct write_entry *e, int disk);
 
 /**
- * write_log_apply_sector() - do only the part of one sector
- * @log: the log
- * @e: one of its entries, with an effect
- * @index: which sector of it, below length / sector
- * @disk: descriptor of the image
- *
- * Return: 0 or -errno.
- */
-int write_log_apply_sector(const struct write_log *log, const struct write_entry *e, uint64_t index,
-			   int disk);
-
-/**
  * write_log_apply_subset() - a power loss
  * @log: the log
  * @first: the first entry behind a boundary
  * @end: the next boundary, or the number of entries
- * @seed: which subset; an odd one also tears writes, sector by sector
+ * @seed: which subset; an odd one also tears writes, WRITE_LOG_TEAR bytes at a time
  * @disk: descriptor of the image, in the state of that boundary
  *
  * Each of the writes from @first to before @end happens or not, in their order.
