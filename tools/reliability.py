@@ -157,9 +157,9 @@ What survives what
 Each row is a fault, made to happen under load.  Afterwards every acknowledged write has
 to be on the server's disk, whole: fsync_check's records on ext4, or raw_check's versions
 of each block, besides fio's checksums.  The cells of a row are {1, 4 queues} × {split,
-packed ring} × {raw, ext4}; a peer has only some of them.  The figures are the worst cell
-and how many cells there are; stalls are the longest time that one request took, under
-emulation.
+packed ring} × {raw, ext4}; a peer has only some of them.  Several outcomes stand with how
+many cells had them, the worst one first.  The time is the longest that one request took,
+under emulation.
 
 ok
   users saw a delay at most; errors only where the storage itself failed
@@ -189,15 +189,22 @@ COLUMNS = (('vduse-blk, amd64', 'amd64', OURS), ('vduse-blk, arm64', 'arm64', OU
            ('qemu-storage-daemon', 'amd64', 'qsd'), ('kernel nbd', 'amd64', 'nbd'))
 
 
-def summary(cells):
-    """One field of the table: the worst outcome, how many, and the longest stall."""
+def summary(cells, total):
+    """One field of the table: the outcomes, the worst one first, and the longest stall."""
+    if not total:
+        return 'n/a'
     if not cells:
         return 'not run'
     counts = collections.Counter(c['outcome'] for c in cells)
-    worst = max(counts, key=OUTCOMES.index)
-    text = '%s %d/%d' % (worst, counts[worst], len(cells))
-    if worst == 'ok':
+    order = sorted(counts, key=OUTCOMES.index, reverse=True)
+    if len(order) == 1:
+        text = order[0]
+    else:
+        text = ', '.join('%s %d' % (o, counts[o]) for o in order)
+    if order == ['ok']:
         text += ', %.1f s' % (max(int(c.get('stall_ms', 0)) for c in cells) / 1000)
+    if len(cells) < total:
+        text += ' (%d of %d cells run)' % (len(cells), total)
     return text
 
 
@@ -218,9 +225,12 @@ def report(folder, out):
     for cell in read_results(folder):
         results[cell['arch'], cell['subject'], cell['fault']].append(cell)
     faults = matrix('faults')
+    total = {subject: collections.Counter(
+        line.split()[0] for line in matrix('--subject', subject, 'all'))
+             for _, _, subject in COLUMNS}
     rows = [['fault'] + [c[0] for c in COLUMNS]]
     for fault in faults:
-        rows.append([fault] + [summary(results[arch, subject, fault])
+        rows.append([fault] + [summary(results[arch, subject, fault], total[subject][fault])
                                for _, arch, subject in COLUMNS])
     out.write(HEAD)
     out.write(list_table([20] * 5, rows))
@@ -274,7 +284,7 @@ def run_tests():
              'crash' and '125' in cells['silent-q4-packed-ext4']['note']),
             ('ours fail, peers are findings, gaps are skips', count(folder) == (2, 1, 1)),
             ('what has a result is not run again', len(left) == 7 and len(again) == 8),
-            ('report: worst outcome and longest stall', 'ok 1/1, 1.2 s' in text),
+            ('report: worst outcome and longest stall', 'ok, 1.2 s (1 of 8 cells run)' in text),
             ('report: what was not run says so', 'not run' in text),
             ('report: findings are listed, and escaped', 'a read \\* fails' in text),
             ('report: gaps have their reason', 'lacks a=b' in text),

@@ -20,6 +20,7 @@ leftovers()
 	sync
 	echo 3 >/proc/sys/vm/drop_caches
 	read -r files rest </proc/sys/fs/file-nr
+	[ -e "$work/meminfo" ] || cp /proc/meminfo "$work/meminfo"
 	awk -v files="$files" -v processes="$(find /proc -maxdepth 1 -name '[0-9]*' | wc -l)" '
 		$1 == "SUnreclaim:" { slab = $2 }
 		# The disk of the server lies in memory, and grows.
@@ -35,10 +36,14 @@ no_leak()
 	read -ra is <<<"$2"
 	echo "before: open files, slab KiB, free KiB, processes: $1"
 	echo "after:  open files, slab KiB, free KiB, processes: $2"
-	# One descriptor a round, 16 KiB of slab a round, 64 KiB of memory a round.
-	[ $((is[0] - was[0])) -lt $((rounds / 2 + 16)) ] &&
+	echo "what has changed by a MiB or more:"
+	paste "$work/meminfo" /proc/meminfo | awk '{ d = $5 - $2 } d >= 1024 || d <= -1024 { print $1, d, "KiB" }'
+	rm -f "$work/meminfo"
+	# Half a descriptor a round, 16 KiB of slab, 64 KiB of memory; and what the
+	# kernel counts only now and then (open files: 32 for each processor).
+	[ $((is[0] - was[0])) -lt $((rounds / 2 + 64)) ] &&
 		[ $((is[1] - was[1])) -lt $((rounds * 16 + 1024)) ] &&
-		[ $((was[2] - is[2])) -lt $((rounds * 64 + 8192)) ] &&
+		[ $((was[2] - is[2])) -lt $((rounds * 64 + 32768)) ] &&
 		[ $((is[3] - was[3])) -lt 8 ]
 }
 
@@ -123,7 +128,7 @@ rounds_of()
 	status=$?
 	clean >>"$work/output" 2>&1 || status=1
 	[ $status -eq 0 ] || sed 's/^/#   /' "$work/output" | tail -n 30
-	grep -E '^(before|after|errors)' "$work/output" | sed 's/^/# /'
+	grep -E '^(before|after|errors|what has changed|[A-Z][A-Za-z]*: -?[0-9]* KiB)' "$work/output" | sed 's/^/# /'
 	result $status "$1"
 }
 
