@@ -6,7 +6,8 @@
 # An NBD server on a UNIX socket that breaks the protocol, once MODE's moment
 # has come. In the handshake: oldstyle, garbage, nothing, hang-up, hang-up-go,
 # bad-reply, zero-size, odd-size. While serving, at the first read from 4 MiB
-# on: magic, cookie, short, chunk, twice, close.
+# on, once: magic, cookie, short, chunk, twice, close. It prints a line for each
+# connection.
 
 import os
 import socket
@@ -100,7 +101,7 @@ def misbehave(conn, mode, cookie, offset, length):
         raise EOFError
 
 
-def serve(conn, mode):
+def serve(conn, mode, to_come):
     try:
         structured = handshake(conn, mode)
         while True:
@@ -109,7 +110,8 @@ def serve(conn, mode):
                 take(conn, length)
             if kind == 2:
                 break
-            if kind == 0 and offset >= 4 << 20 and offset < SIZE // 2:
+            if kind == 0 and 4 << 20 <= offset < SIZE // 2 and to_come:
+                to_come.clear()
                 misbehave(conn, mode, cookie, offset, length)
                 continue
             reply(conn, cookie, (offset, bytes(length)) if kind == 0 else None, structured)
@@ -125,9 +127,11 @@ def main():
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen(8)
+    to_come = [mode]
     while True:
         conn, _ = listener.accept()
-        threading.Thread(target=serve, args=(conn, mode), daemon=True).start()
+        print('connection', flush=True)
+        threading.Thread(target=serve, args=(conn, mode, to_come), daemon=True).start()
 
 
 main()

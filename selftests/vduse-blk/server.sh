@@ -174,17 +174,41 @@ blocksize() # MINIMUM PREFERRED MAXIMUM
 	stop "$pid"
 }
 
+# The server is killed with reads in flight, and comes back: they have waited for
+# it, and the data is what it was.
+server_comes_back()
+{
+	local reader me
+	dd if=/dev/urandom of="$work/image" bs=1M count=64 status=none
+	nbd_server "$work/s" --filter=delay file "$work/image" rdelay=2 || return
+	serve s-back "nbd+unix:///?socket=$work/s" --queues 2 || return
+	me=$pid
+	start "$work/dd.log" dd if="$disk" "of=$work/data" bs=4k count=4 iflag=direct
+	reader=$pid
+	sleep 0.5
+	end_pid "$server" KILL
+	! wait_for 2000 ended "$reader" || return
+	nbd_server "$work/s" file "$work/image" || return
+	wait_for 20000 ended "$reader" || return
+	cat "$work/dd.log"
+	[ "$(stat -c %s "$work/data")" = 16384 ] || return
+	cmp -n 16384 "$work/data" "$work/image" || return
+	grep 'is back' "$work/s-back.log" || return
+	stop "$me"
+}
+
+# It does not come back. Who does not want to wait says for how long.
 server_dies()
 {
 	nbd_server "$work/s" --filter=delay memory 64M rdelay=2 || return
-	serve s-dies "nbd+unix:///?socket=$work/s" --queues 2 || return
+	serve s-dies "nbd+unix:///?socket=$work/s" --queues 2 --io-timeout 8 || return
 	start "$work/dd.log" dd if="$disk" of=/dev/null bs=4k count=4 iflag=direct
 	local reader=$pid begin
 	pid=${started_pids[-2]}
 	sleep 0.5
 	end_pid "$server" KILL
 	# Its requests fail; it does not wait for ever and does not die.
-	wait_for 10000 ended "$reader" || return
+	wait_for 40000 ended "$reader" || return
 	grep -q 'Input/output error' "$work/dd.log" || return
 	kill -0 "$pid" || return
 	! dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
@@ -193,25 +217,24 @@ server_dies()
 	[ $(($(now_ms) - begin)) -lt 5000 ]
 }
 
-# A server that breaks the protocol while serving: the connection is given up,
-# the log says why.
+# A server that breaks the protocol, once, while serving: the connection is given
+# up, the log says why, and the request is sent again on another.
 bad_replies() # MODE TEXT
 {
 	bad_server "$1" || return
 	serve s-bad "nbd+unix:///?socket=$work/s" || return
-	# After a superfluous reply the request itself is all right.
-	timeout 20 dd if="$disk" of=/dev/null bs=4k skip=1024 count=1 iflag=direct status=none
-	[ $? -eq 1 ] || [ "$1" = twice ] || return
-	timeout 20 dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none
-	[ $? -eq 1 ] || return
+	timeout 20 dd if="$disk" "of=$work/data" bs=4k skip=1024 count=1 iflag=direct status=none || return
+	timeout 20 dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
+	cmp -n 4096 "$work/data" /dev/zero || return
 	grep -q "$2" "$work/s-bad.log" || {
 		cat "$work/s-bad.log"
 		return 1
 	}
+	[ "$(grep -c ^connection "$work/bad.log")" -ge 2 ] || return
 	stop "$pid"
 }
 
-plan 19
+plan 20
 check "requests reach the server: read, write, flush, trim, zero" requests_reach_the_server
 check "vhost: FUA for a driver without flush" fua_for_a_driver_without_flush
 check "multi-conn: four connections for four queues" connections 4 memory 64M
@@ -224,7 +247,8 @@ check "slow server: requests wait together" delay
 check "blocksize-policy 512 4096 65536" blocksize 512 4096 65536
 check "blocksize-policy 4096 65536 131072" blocksize 4096 65536 131072
 check "blocksize-policy 1 512 4096" blocksize 1 512 4096
-check "the server is killed" server_dies
+check "the server is killed, and comes back" server_comes_back
+check "the server is killed, with --io-timeout" server_dies
 check "reply with wrong magic" bad_replies magic "magic"
 check "reply with unknown cookie" bad_replies cookie "cookie"
 check "reply shorter than the read" bad_replies short "closed"
