@@ -198,6 +198,25 @@ static void served(struct backend_request *req, int error)
 	answer(link, error);
 	if (link->flush.again)
 		serve(link);
+	if (link->leaving)
+		loop_stop(link->loop);
+}
+
+/*
+ * The link is going, and who has asked it in the last moment must not wait for
+ * ever. Its writes are left to the promise of multi-conn.
+ */
+void nbd_flush_leave(struct nbd_link *link)
+{
+	struct nbd_flush *f = &link->flush;
+
+	if (!f->serving || !f->next)
+		return;
+	for (unsigned int i = 0; i < link->session->nlinks; i++)
+		if (__atomic_exchange_n(&link->member->wanted_by[i], 0, __ATOMIC_ACQ_REL) ||
+		    f->next[i])
+			f->serving[i] = 1;
+	answer(link, 0);
 }
 
 static void serve(struct nbd_link *link)

@@ -47,6 +47,7 @@
 
 #define NS_PER_MS   1000000ull
 #define MAX_BACKOFF 16 /* doublings */
+#define LEAVE_MS    1000
 
 static const char *const state_names[_NBD_LINK_STATE_MAX] = {
 	[NBD_LINK_CONNECTING] = "connecting",
@@ -514,8 +515,9 @@ static void orders_received(struct loop_op *op, int res, uint32_t cqe_flags)
 
 static void link_free(struct nbd_link *link)
 {
-	/* Only flushes for others are left; they get an answer. */
+	/* Only a flush for others is left; it has had its time, and they get an answer. */
 	nbd_link_fail_waiting(link);
+	nbd_flush_leave(link);
 	loop_timer_cancel(link->loop, &link->state_timer);
 	loop_timer_cancel(link->loop, &link->idle);
 	nbd_link_io_release(link);
@@ -617,14 +619,40 @@ int nbd_link_open(struct loop *loop, const struct nbd_link_params *params, int f
 	return 0;
 }
 
+static void leave_expired(struct loop_timer *timer)
+{
+	struct nbd_link *link = container_of(timer, struct nbd_link, leave_timer);
+
+	link->leaving = false;
+	loop_stop(link->loop);
+}
+
+/* Other links hear nothing of this one any more, but get the answers that they wait for. */
+static void leave(struct nbd_link *link)
+{
+	link->mail = nbd_session_leave(link->session, link->params.index);
+	link->leaving = true;
+	link->leave_timer.expired = leave_expired;
+	loop_timer_arm(link->loop, &link->leave_timer, LEAVE_MS);
+	while (link->mail || (link->flush.busy && link->leaving))
+		if (!run(link))
+			break;
+	loop_timer_cancel(link->loop, &link->leave_timer);
+	link->leaving = false;
+	if (!link->flush.busy)
+		nbd_flush_leave(link);
+}
+
 void nbd_link_close(struct nbd_link *link)
 {
-	const bool busy = link && nbd_conn_oldest(link->conn);
-	const enum nbd_link_state was = link ? link->state : NBD_LINK_CLOSED;
+	enum nbd_link_state was;
+	bool busy;
 
 	if (!link)
 		return;
-	link->mail = nbd_session_leave(link->session, link->params.index);
+	leave(link);
+	was = link->state;
+	busy = nbd_conn_oldest(link->conn) != NULL;
 	set_state(link, NBD_LINK_CLOSING);
 	nbd_recovery_leave(link->session, link->loop, link->params.index);
 	if (was == NBD_LINK_BACKOFF || was == NBD_LINK_IDLE)
@@ -633,7 +661,7 @@ void nbd_link_close(struct nbd_link *link)
 		nbd_conn_cut(link->conn, BACKEND_LOSS_CLOSED, ECANCELED);
 	else if (was != NBD_LINK_IDLING)
 		nbd_conn_close(link->conn);
-	while (link->state != NBD_LINK_CLOSED || link->mail || link->asking) {
+	while (link->state != NBD_LINK_CLOSED || link->asking) {
 		if (link->state == NBD_LINK_CLOSED && link->asking)
 			nbd_conn_cut(link->asking, BACKEND_LOSS_CLOSED, ECANCELED);
 		if (!run(link))

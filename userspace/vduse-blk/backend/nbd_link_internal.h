@@ -101,6 +101,8 @@ struct nbd_link {
 	bool starting; /* inside nbd_link_open() */
 	bool draining; /* inside nbd_link_close() */
 	bool mail;     /* likewise: a message is still on its way */
+	bool leaving;  /* likewise: a flush for others is awaited */
+	struct loop_timer leave_timer;
 	struct error start_error;
 
 	/* Connecting. */
@@ -180,6 +182,8 @@ void nbd_flush_release(struct nbd_link *link);
 void nbd_flush_submit(struct nbd_link *link, struct backend_request *req);
 /* NBD_ORDER_FLUSH, NBD_ORDER_FLUSHED, NBD_ORDER_ROOM */
 void nbd_flush_ordered(struct nbd_link *link, unsigned int orders);
+/* In place of orders that will not be carried out: nothing of this link is under way. */
+void nbd_flush_leave(struct nbd_link *link);
 /* The log is crowded. */
 void nbd_flush_make_room(struct nbd_link *link);
 /* A flush that has succeeded on every connection: 0, or -EIO if it would lie. */

@@ -841,6 +841,27 @@ static void test_flush_everywhere(void **state)
 	nbdkit_stop(&kit);
 }
 
+/* A queue that goes while another one's flush has just asked it: that flush is answered. */
+static void test_leave_with_flush_asked(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20 };
+	struct nbdkit kit;
+	struct rig *r;
+	struct io *io;
+
+	(void)state;
+	skip_without_nbdkit();
+	r = start_nbdkit(&kit, "memory 1M", &options);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_WRITE, BLOCK, 1, 0)), 0);
+	/* The order is on its way, and nothing has run since. */
+	io = submit_on(r, 0, 0, BACKEND_FLUSH, 0, 0, 0);
+	backend_queue_destroy(r->q[1]);
+	r->q[1] = NULL;
+	assert_int_equal(finish(r, io), 0);
+	end(r);
+	nbdkit_stop(&kit);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -875,6 +896,7 @@ int main(void)
 		cmocka_unit_test(test_write_back_cache),
 		cmocka_unit_test(test_slow_nbdkit),
 		cmocka_unit_test(test_flush_everywhere),
+		cmocka_unit_test(test_leave_with_flush_asked),
 	};
 
 	return cmocka_run_group_tests_name("nbd_link", tests, NULL, NULL);
