@@ -249,7 +249,206 @@ sd_notify()
 	END
 }
 
-plan 20
+# Requests, bytes and latencies of what was just done; errors by kind.
+stats()
+{
+	nbd_server "$work/s" memory 64M || return
+	serve c-stats "nbd+unix:///?socket=$work/s" --queues 2 || return
+	dd if=/dev/zero of="$disk" bs=64k count=8 oflag=direct conv=fsync status=none || return
+	dd if="$disk" of=/dev/null bs=64k count=8 iflag=direct status=none || return
+	"$daemon" stats c-stats | tee "$work/stats"
+	grep -q '^all  *write ' "$work/stats" && grep -q '^CONN ' "$work/stats" || return
+	"$daemon" stats c-stats --json | python3 -c '
+import json, sys
+s = json.load(sys.stdin)
+r = s["requests"]
+assert r["write"]["bytes"] == 8 << 16 and r["write"]["requests"] >= 8, r
+assert r["read"]["bytes"] >= 8 << 16 and r["flush"]["requests"] >= 1, r
+assert all(k["errors"] == 0 for k in r.values()), r
+l = r["read"]["latency_ns"]
+assert 0 < l["p50"] <= l["p90"] <= l["p99"] <= l["p99.9"] <= l["max"], l
+assert len(s["queues"]) == 2 and all(q["in_flight"] == 0 for q in s["queues"]), s
+c = s["connections"]
+assert len(c) == 2 and sum(x["bytes_sent"] for x in c) >= 8 << 16, c
+assert s["memory"] > 0 and s["state"] == "serving", s
+' || return
+	"$daemon" stats c-stats | head -n 1
+	stop "$pid"
+}
+
+option() { field "$1" options | python3 -c 'import ast,sys; print(ast.literal_eval(sys.stdin.read())[sys.argv[1]])' "$2"; }
+
+set_options()
+{
+	serve c-set "null:64M" || return
+	"$daemon" set c-set io-timeout=1.5 on-exit=keep || return
+	[ "$(option c-set io-timeout)" = 1500ms ] && [ "$(option c-set on-exit)" = keep ] || return
+	# One that is wrong: none is changed.
+	! "$daemon" set c-set io-timeout=5 on-exit=maybe 2>"$work/err" || return
+	cat "$work/err"
+	grep -q maybe "$work/err" && [ "$(wc -l <"$work/err")" = 1 ] || return
+	[ "$(option c-set io-timeout)" = 1500ms ] || return
+	"$daemon" set c-set on-exit=detach && stop "$pid"
+}
+
+# The file behind the server grows; the driver hears of it, and can use what is new.
+resize()
+{
+	truncate -s 64M "$work/image"
+	nbd_server "$work/s" file "$work/image" || return
+	serve c-resize "nbd+unix:///?socket=$work/s" "$@" || return
+	[ "$(blockdev --getsize64 "$disk")" = $((64 << 20)) ] || return
+	truncate -s 96M "$work/image"
+	[ "$("$daemon" resize c-resize)" = $((96 << 20)) ] || return
+	wait_for 5000 size_is "$disk" $((96 << 20)) || return
+	printf 'at the end' | dd of="$disk" bs=4k seek=$(((96 << 20) / 4096 - 1)) conv=sync \
+		oflag=direct status=none || return
+	tail -c 4096 "$work/image" | grep -aq '^at the end' || return
+	# Not asked: it finds out when it reconnects.
+	truncate -s 128M "$work/image"
+	end_pid "$server" KILL
+	nbd_server "$work/s" file "$work/image" || return
+	dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
+	wait_for 10000 size_is "$disk" $((128 << 20)) || return
+	stop "$pid"
+}
+
+size_is() { [ "$(blockdev --getsize64 "$1")" = "$2" ]; }
+
+shrink()
+{
+	truncate -s 64M "$work/image"
+	nbd_server "$work/s" file "$work/image" || return
+	serve c-shrink "nbd+unix:///?socket=$work/s" --on-shrink read-only || return
+	end_pid "$server" KILL
+	truncate -s 32M "$work/image"
+	nbd_server "$work/s" file "$work/image" || return
+	dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
+	wait_for 10000 storage_is c-shrink shrunk || return
+	grep shrunk "$work/c-shrink.log" || return
+	[ "$(blockdev --getsize64 "$disk")" = $((64 << 20)) ] || return
+	! dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct status=none || return
+	"$daemon" set c-shrink on-shrink=error || return
+	dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct status=none || return
+	! dd if="$disk" of=/dev/null bs=4k count=1 skip=$((48 << 8)) iflag=direct status=none || return
+	stop "$pid"
+}
+
+storage_is() { [ "$(field "$1" storage)" = "$2" ]; }
+
+in_flight() # NAME N: at least so many
+{
+	"$daemon" stats "$1" --json | python3 -c '
+import json, sys
+sys.exit(sum(q["in_flight"] for q in json.load(sys.stdin)["queues"]) < int(sys.argv[1]))' "$2"
+}
+
+# hang NAME OPTION...: a disk whose server has stopped, with a reader ($reader) waiting
+hang()
+{
+	local name=$1
+	shift
+	nbd_server "$work/s" memory 64M || return
+	serve "$name" "nbd+unix:///?socket=$work/s" "$@" || return
+	daemon_pid=$pid
+	kill -STOP "$server"
+	start "$work/reader" dd if="$disk" of=/dev/null bs=4k count=1 skip=77 iflag=direct status=none
+	reader=$pid
+	wait_for 10000 in_flight "$name" 1
+}
+
+ended_with() # PID STATUS
+{
+	local status
+	wait "$1"
+	status=$?
+	[ "$status" = "$2" ] || echo "process $1 ended with $status, not $2"
+	[ "$status" = "$2" ]
+}
+
+fail_now()
+{
+	hang c-fail || return
+	"$daemon" fail c-fail || return
+	wait_for 5000 ended "$reader" || return
+	kill -CONT "$server"
+	wait_for 20000 dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
+	stop "$daemon_pid"
+}
+
+# Whatever the server does, "stop" returns soon, and the request fails.
+stop_hung()
+{
+	local start
+	hang c-hung || return
+	start=$(date +%s%N)
+	"$daemon" stop c-hung || return
+	echo "stopped in $((($(date +%s%N) - start) / 1000000)) ms"
+	ended_with "$daemon_pid" 1 || return
+	wait_for 5000 ended "$reader" || return
+	kill -CONT "$server"
+	[ ! -e /dev/vduse/c-hung ] && [ ! -e /sys/bus/vdpa/devices/c-hung ]
+}
+
+# Somebody else removes the device: the daemon is told, long before msg_timeout.
+removed_hung()
+{
+	local start ms
+	hang c-del || return
+	[ "$(cat /sys/class/vduse/c-del/msg_timeout)" = 30 ] || return
+	start=$(date +%s%N)
+	vdpa dev del c-del || return
+	ms=$((($(date +%s%N) - start) / 1000000))
+	echo "removed in $ms ms"
+	[ "$ms" -lt 20000 ] || return
+	wait_for 5000 ended "$reader" || return
+	grep 'somebody removes' "$work/c-del.log" || return
+	! grep -q 'cut off' <(dmesg | tail -n 20) || return
+	# And serves the next driver.
+	kill -CONT "$server"
+	add c-del || return
+	wait_for 20000 dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
+	stop "$daemon_pid"
+}
+
+# The device stays without its daemon, and goes on with the next.
+keep()
+{
+	local first fio
+	nbd_server "$work/s" memory 64M || return
+	serve c-keep "nbd+unix:///?socket=$work/s" "$@" || return
+	first=$pid
+	start "$work/fio-bg" fio --name=bg --filename="$disk" --direct=1 --ioengine=libaio \
+		--rw=randwrite --bs=4k --iodepth=16 --size=8m --verify=crc32c --do_verify=1
+	fio=$pid
+	wait_for 20000 in_flight c-keep 1 || return
+	"$daemon" stop c-keep --keep || return
+	ended_with "$first" 0 || return
+	[ -b "$disk" ] && [ -e /sys/bus/vdpa/devices/c-keep ] || return
+	serve c-keep "nbd+unix:///?socket=$work/s" "$@" || return
+	ended_with "$fio" 0 || {
+		tail -n 20 "$work/fio-bg"
+		return 1
+	}
+	stop "$pid"
+}
+
+# Its members may ask and change, and open nothing else; others may not.
+control_group()
+{
+	local as=(setpriv --reuid=65534 --clear-groups)
+	serve c-group "null:64M" --control-group daemon || return
+	[ "$(stat -c '%a %G' /run/vduse-blk/c-group)" = "710 daemon" ] || return
+	[ "$(stat -c '%a %G' /run/vduse-blk/c-group/control)" = "660 daemon" ] || return
+	"${as[@]}" --regid=daemon "$daemon" set c-group io-timeout=7 || return
+	grep 'set io-timeout=7, asked by user 65534' "$work/c-group.log" || return
+	! "${as[@]}" --regid=daemon cat /run/vduse-blk/c-group/lock || return
+	! "${as[@]}" --regid=65534 "$daemon" status c-group || return
+	"${as[@]}" --regid=daemon "$daemon" stop c-group || return
+	ended_with "$pid" 0
+}
+
+plan 32
 check "list and status" list_and_status
 check "status of nobody" status_of_nobody
 check "read-only export" read_only
@@ -269,5 +468,17 @@ check "--bind none" bind_none
 check "--user" user
 check "runtime folder" runtime_folder_is_private
 check "tells systemd" sd_notify
+check "stats" stats
+check "set" set_options
+check "resize, split" resize
+check "resize, packed" resize --packed on
+check "a smaller export" shrink
+check "fail" fail_now
+check "stop with a server that hangs" stop_hung
+check "vdpa dev del with a server that hangs" removed_hung
+check "stop --keep, split" keep
+check "stop --keep, packed" keep --packed on
+check "stop --keep, two queues" keep --queues 2
+check "control group" control_group
 check "nothing is left" test -z "$(ls /sys/bus/vdpa/devices)"
 finish
