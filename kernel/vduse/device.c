@@ -270,11 +270,15 @@ static ssize_t vduse_dev_write_iter(struct kiocb *iocb, struct iov_iter *from)
 	return vduse_msgq_write(&dev->msgq, from);
 }
 
+/* vduse_teardown_begin() sets the bit before it wakes those who poll. */
 static __poll_t vduse_dev_poll(struct file *file, poll_table *wait)
 {
 	struct vduse_dev *dev = file->private_data;
+	__poll_t mask = vduse_msgq_poll(&dev->msgq, file, wait);
 
-	return vduse_msgq_poll(&dev->msgq, file, wait);
+	if (test_bit(VDUSE_REMOVING, &dev->state))
+		mask |= EPOLLPRI;
+	return mask;
 }
 
 static int vduse_dev_open(struct inode *inode, struct file *file)

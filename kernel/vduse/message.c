@@ -607,6 +607,12 @@ ssize_t vduse_msgq_write(struct vduse_msgq *q, struct iov_iter *from)
 	return ret ?: (ssize_t)sizeof(resp);
 }
 
+/* Without a key: io_uring's poll ignores wake-ups for EPOLLPRI alone. */
+void vduse_msgq_wake_poll(struct vduse_msgq *q)
+{
+	wake_up_all(&q->readers);
+}
+
 __poll_t vduse_msgq_poll(struct vduse_msgq *q, struct file *file,
 			 poll_table *wait)
 {

@@ -191,6 +191,14 @@ ssize_t vduse_msgq_read(struct vduse_msgq *q, struct iov_iter *to,
 ssize_t vduse_msgq_write(struct vduse_msgq *q, struct iov_iter *from);
 
 /**
+ * vduse_msgq_wake_poll() - something else that poll(2) reports has changed
+ * @q: the queue
+ *
+ * Context: any.
+ */
+void vduse_msgq_wake_poll(struct vduse_msgq *q);
+
+/**
  * vduse_msgq_poll() - poll(2) for the daemon
  * @q: the queue
  * @file: the open device

@@ -15,6 +15,10 @@
  *     nothing was completed for msg_timeout  then
  *   otherwise                                never
  *
+ * A daemon that is there learns of its removal from poll(2), which reports
+ * POLLPRI as long as it lasts: one that waits for its storage can then fail its
+ * requests itself, at once, instead of being waited for and cut off.
+ *
  * msg_timeout 0 means "for ever" here as well. While adding, a daemon that is
  * there may take its time, its storage may be slow; the user can end it. But
  * if it goes and leaves requests, its successors get no more than the timeout,
@@ -186,6 +190,7 @@ void vduse_teardown_begin(struct vduse_dev *dev)
 
 	vduse_msgq_set_patience(&dev->msgq, failing ? VDUSE_MSG_WAIT_NONE :
 						      VDUSE_MSG_WAIT_DAEMON);
+	vduse_msgq_wake_poll(&dev->msgq);
 	dev->progress_since = jiffies;
 	vduse_teardown_poke(dev);
 }

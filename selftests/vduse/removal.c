@@ -16,6 +16,7 @@
 #include <linux/virtio_blk.h>
 #include <linux/virtio_config.h>
 #include <linux/virtio_ring.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -273,6 +274,36 @@ TEST_F(idle, no_driver)
 	EXPECT_GT(LIMIT, ms);
 }
 
+static short polled(struct testdev *t)
+{
+	struct pollfd p = { .fd = t->fd, .events = POLLIN | POLLPRI };
+
+	return poll(&p, 1, 0) < 0 ? -1 : p.revents;
+}
+
+/* POLLPRI is said during a removal, and neither before nor after one. */
+TEST_F(idle, told_only_while_removed)
+{
+	struct testdev *t = self->r.t;
+	int i;
+
+	daemon_kill(&self->r);
+	NEED_EQ(0, testdev_open(t));
+	NEED_EQ(0, testdev_start(t));
+	for (i = 0; i < 2; i++) {
+		t->told = 0;
+		NEED_EQ(0, disk_up(&self->r));
+		EXPECT_EQ(0, polled(t) & POLLPRI);
+		t->heed_removal = true;
+		testdev_poke(t);
+		EXPECT_LE(0, timed_del(&self->r));
+		EXPECT_EQ(1, t->told);
+		EXPECT_EQ(0, polled(t) & POLLPRI);
+	}
+	testdev_stop(t);
+	testdev_close(t);
+}
+
 TEST_F(idle, device_can_be_added_again)
 {
 	NEED_EQ(0, disk_up(&self->r));
@@ -420,6 +451,30 @@ TEST_F(outstanding, silent_daemon)
 	       o.failed, o.hung);
 	EXPECT_EQ(0, o.hung);
 	EXPECT_LE(1, o.failed);
+	EXPECT_LE(0, ms);
+	EXPECT_GT(LIMIT_HARD, ms);
+}
+
+/*
+ * A daemon that keeps requests, for its storage is away, hears of the removal and
+ * completes them itself: nobody waits for msg_timeout, nothing is cut off.
+ */
+TEST_F(outstanding, daemon_is_told)
+{
+	struct outcome o;
+	long ms;
+
+	self->r.t->heed_removal = true;
+	NEED_EQ(0, get_busy(&self->r, variant->hold_every));
+	NEED_EQ(0, file_write(testdev_attr(self->r.t, "msg_timeout"), "30"));
+	EXPECT_EQ(0, self->r.t->told);
+	ms = timed_del(&self->r);
+	o = users_join(&self->r);
+	TH_LOG("removed in %ld ms; users: %u ok, %u failed, %u hang", ms, o.ok,
+	       o.failed, o.hung);
+	EXPECT_EQ(1, self->r.t->told);
+	EXPECT_EQ(0, o.hung);
+	EXPECT_LE(1, o.ok);
 	EXPECT_LE(0, ms);
 	EXPECT_GT(LIMIT_HARD, ms);
 }

@@ -619,13 +619,20 @@ static void serve_round(struct testdev *t)
 	unsigned int i, n = 2;
 	eventfd_t count;
 
-	p[0] = (struct pollfd){ t->hold_messages ? -1 : t->fd, POLLIN, 0 };
+	p[0] = (struct pollfd){ t->hold_messages ? -1 : t->fd,
+				t->heed_removal ? POLLIN | POLLPRI : POLLIN, 0 };
 	p[1] = (struct pollfd){ t->wake, POLLIN, 0 };
 	for (i = 0; i < t->queues; i++)
 		p[n++] = (struct pollfd){ t->hold_io ? -1 : t->vq[i].kickfd,
 					  POLLIN, 0 };
 	if (poll(p, n, -1) < 0)
 		return;
+	if (p[0].revents & POLLPRI) {
+		t->heed_removal = false;
+		t->told++;
+		t->hold_every = 0;
+		testdev_release_held(t);
+	}
 	if (p[0].revents & POLLIN) {
 		serve_message(t);
 		return;

@@ -72,6 +72,8 @@ struct testdev_queue {
  * @hold_io: leave the rings alone
  * @hold_every: take, and never complete, every Nth request (0: complete all);
  *	so others complete out of order
+ * @heed_removal: complete what was kept when POLLPRI tells of a removal
+ * @told: it did, that often
  * @served, @held: how many requests were completed, and were kept
  * @log, @nlog: every message that was read
  * @up: the device is open and its queues are set up
@@ -94,7 +96,9 @@ struct testdev {
 	volatile bool hold_io;
 	volatile unsigned int hold_every;
 	volatile unsigned int fail_mask;
+	volatile bool heed_removal;
 
+	volatile unsigned int told;
 	volatile unsigned long served;
 	volatile unsigned long held;
 	struct vduse_dev_request log[TESTDEV_LOG];
