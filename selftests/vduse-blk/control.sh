@@ -297,6 +297,7 @@ resize()
 	truncate -s 64M "$work/image"
 	nbd_server "$work/s" file "$work/image" || return
 	serve c-resize "nbd+unix:///?socket=$work/s" "$@" || return
+	local me=$pid
 	[ "$(blockdev --getsize64 "$disk")" = $((64 << 20)) ] || return
 	truncate -s 96M "$work/image"
 	[ "$("$daemon" resize c-resize)" = $((96 << 20)) ] || return
@@ -310,7 +311,7 @@ resize()
 	nbd_server "$work/s" file "$work/image" || return
 	dd if="$disk" of=/dev/null bs=4k count=1 iflag=direct status=none || return
 	wait_for 10000 size_is "$disk" $((128 << 20)) || return
-	stop "$pid"
+	stop "$me"
 }
 
 size_is() { [ "$(blockdev --getsize64 "$1")" = "$2" ]; }
@@ -320,6 +321,7 @@ shrink()
 	truncate -s 64M "$work/image"
 	nbd_server "$work/s" file "$work/image" || return
 	serve c-shrink "nbd+unix:///?socket=$work/s" --on-shrink read-only || return
+	local me=$pid
 	end_pid "$server" KILL
 	truncate -s 32M "$work/image"
 	nbd_server "$work/s" file "$work/image" || return
@@ -331,7 +333,7 @@ shrink()
 	"$daemon" set c-shrink on-shrink=error || return
 	dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct status=none || return
 	! dd if="$disk" of=/dev/null bs=4k count=1 skip=$((48 << 8)) iflag=direct status=none || return
-	stop "$pid"
+	stop "$me"
 }
 
 storage_is() { [ "$(field "$1" storage)" = "$2" ]; }
