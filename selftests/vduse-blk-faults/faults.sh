@@ -179,6 +179,13 @@ server_revive()
 	server_start "${server_args[@]}"
 }
 
+# server_is_well: a client that was cut off may have made it abort just now
+server_is_well()
+{
+	sleep 0.3
+	[ "$server_pid" -eq 0 ] || ! gone "$server_pid" || server_revive
+}
+
 server_kill()
 {
 	local pid=$server_pid

@@ -63,6 +63,7 @@ killed_and_removed()
 	server_for_kills || return
 	for ((i = 0; i < rounds + warm_up; i++)); do
 		[ "$i" -ne "$warm_up" ] || before=$(leftovers)
+		server_is_well
 		subject_start $((i % 4 + 1)) "$([ $((i % 2)) = 0 ] && echo split || echo packed)" ||
 			return
 		"$here/raw_check" run "$disk" "$cell/model.$i" size=$((8 << 20)) \

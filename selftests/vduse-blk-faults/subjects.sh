@@ -64,6 +64,7 @@ vduse_blk_start()
 vduse_blk_kill()
 {
 	end_job "$subject_pid" KILL
+	server_is_well
 	vduse_blk_start "${subject_args[@]}"
 }
 
