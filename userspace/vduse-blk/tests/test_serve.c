@@ -5,7 +5,8 @@
  * whatever the storage does.
  *
  * The storage is null:, with its submit and fail replaced, so that a test says
- * when it answers; what becomes of it is told through the backend's events.
+ * when it answers; what becomes of it is told through the backend's events. The
+ * last tests have nbdkit.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,6 +29,7 @@
 #include "base/log.h"
 #include "cmd/control_client.h"
 #include "cmd/serve.h"
+#include "nbdkit.h"
 #include "transport/vhost_user.h"
 #include "vhost_user_rig.h"
 
@@ -172,7 +174,8 @@ static void set_up(struct error *e)
 	d.ops.submit = submit;
 	d.ops.fail = fail_backend;
 	d.ops.refresh = refresh;
-	s->backend->ops = &d.ops;
+	if (!strcmp(d.ops.scheme, "null"))
+		s->backend->ops = &d.ops;
 	d.now = s->backend->info;
 	assert_int_equal(serve_open_signals(s, e), 0);
 	params.disk = &s->disk;
@@ -211,9 +214,9 @@ static void *daemon_main(void *opaque)
 	return NULL;
 }
 
-static void start_daemon(const char *more)
+static void start_daemon_on(const char *uri, const char *more)
 {
-	char line[256], *argv[16], *save;
+	char line[512], *argv[24], *save;
 	struct error e = ERROR_INIT;
 	int argc = 0;
 	bool help;
@@ -222,8 +225,8 @@ static void start_daemon(const char *more)
 	strcpy(d.root, "/tmp/test-serve-XXXXXX");
 	assert_non_null(mkdtemp(d.root));
 	snprintf(d.socket, sizeof(d.socket), "%s/vhost-user", d.root);
-	snprintf(line, sizeof(line), "serve --name " NAME " --uri null:16M --bind none "
-		 "--queue-size 64 --log-level error %s", more);
+	snprintf(line, sizeof(line), "serve --name " NAME " --uri %s --bind none "
+		 "--queue-size 64 --log-level error %s", uri, more);
 	for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save))
 		argv[argc++] = word;
 	argv[argc] = NULL;
@@ -236,6 +239,11 @@ static void start_daemon(const char *more)
 	assert_int_equal(pthread_create(&d.thread, NULL, daemon_main, NULL), 0);
 	while (sem_wait(&d.ready))
 		;
+}
+
+static void start_daemon(const char *more)
+{
+	start_daemon_on("null:16M", more);
 }
 
 static json_t *ask(json_t *request)
@@ -574,6 +582,158 @@ static void test_removal(void **state)
 	join_daemon(0);
 }
 
+/* --- with a server --- */
+
+static struct nbdkit kit;
+
+/* A disk of 16 MiB in a file, behind nbdkit with these filters. */
+static void start_with_server(const char *arguments, const char *more)
+{
+	char uri[256];
+
+	if (!nbdkit_installed()) {
+		print_message("skipped: nbdkit is not installed\n");
+		skip();
+	}
+	assert_int_equal(nbdkit_start(&kit, NBDKIT_UNIX, arguments), 0);
+	snprintf(uri, sizeof(uri), kit.uri, "");
+	start_daemon_on(uri, more);
+}
+
+static struct frontend_request *submit_read(struct frontend *f)
+{
+	struct frontend_request *r = frontend_request_new(f, 0, 4096);
+
+	r->type = VIRTIO_BLK_T_IN;
+	r->sector = 0;
+	frontend_submit(f, 0, r);
+	return r;
+}
+
+static json_int_t connection_number(const char *key)
+{
+	json_t *answer = ask(json_pack("{s:s}", "command", "stats"));
+	json_t *all = json_object_get(json_object_get(answer, "stats"), "connections");
+	json_int_t n = json_integer_value(json_object_get(json_array_get(all, 0), key));
+
+	json_decref(answer);
+	return n;
+}
+
+static void wait_for_connection(const char *key, json_int_t at_least)
+{
+	unsigned int i;
+
+	for (i = 0; i < 1000 && connection_number(key) < at_least; i++)
+		usleep(10000);
+	assert_true(connection_number(key) >= at_least);
+}
+
+/* It takes requests and never answers: each way out. */
+static void test_hung_server(void **state)
+{
+	static const char hangs[] = "--filter=delay memory 16M delay-read=600";
+	struct frontend_request *r;
+	struct frontend f;
+
+	(void)state;
+	start_with_server(hangs, "--stop-timeout 100ms");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 0, 4096), VIRTIO_BLK_S_OK);
+
+	/* A limit that is set while the request waits. */
+	r = submit_read(&f);
+	wait_for_connection("in_flight", 1);
+	set("io-timeout", "200ms");
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+	set("io-timeout", "off");
+
+	/* Until there is a connection again, requests fail at once. */
+	wait_for_connection("reconnects", 1);
+	r = submit_read(&f);
+	wait_for_connection("in_flight", 1);
+	command("fail");
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+
+	wait_for_connection("reconnects", 2);
+	r = submit_read(&f);
+	wait_for_connection("in_flight", 1);
+	command("stop");
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+	join_daemon(EXIT_FAILURE);
+	frontend_close(&f);
+	nbdkit_stop(&kit);
+}
+
+/* Killed: requests wait, status says so, and the end does not wait with them. */
+static void test_lost_server(void **state)
+{
+	struct frontend_request *r;
+	struct frontend f;
+
+	(void)state;
+	start_with_server("memory 16M", "--stop-timeout 100ms --reconnect-max 200ms");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
+	nbdkit_kill(&kit);
+	r = submit_read(&f);
+	wait_for_connection("waiting", 1);
+	assert_int_equal(connection_number("errors"), 0);
+	assert_int_equal(nbdkit_restart(&kit, NULL), 0);
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_OK);
+	assert_true(connection_number("reconnects") >= 1);
+
+	nbdkit_kill(&kit);
+	r = submit_read(&f);
+	wait_for_connection("waiting", 1);
+	command("stop");
+	assert_true(frontend_wait(&f, 0, 1));
+	assert_int_equal(*r->status, VIRTIO_BLK_S_IOERR);
+	join_daemon(EXIT_FAILURE);
+	frontend_close(&f);
+	nbdkit_stop(&kit);
+}
+
+/* The export grows: on request, and found out after a loss. */
+static void test_growing_server(void **state)
+{
+	char image[] = "/tmp/test-serve-XXXXXX", arguments[64];
+	struct frontend f;
+	json_t *answer;
+	int fd;
+
+	(void)state;
+	fd = mkstemp(image);
+	assert_true(fd >= 0 && !ftruncate(fd, SIZE));
+	close(fd);
+	snprintf(arguments, sizeof(arguments), "file %s", image);
+	start_with_server(arguments, "--reconnect-max 200ms");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	assert_int_equal(status_number("size"), SIZE);
+	assert_int_equal(truncate(image, 2 * SIZE), 0);
+	answer = ask(json_pack("{s:s}", "command", "resize"));
+	assert_int_equal(json_integer_value(json_object_get(answer, "size")), 2 * SIZE);
+	json_decref(answer);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 2 * SIZE - 4096, 4096), VIRTIO_BLK_S_OK);
+
+	nbdkit_kill(&kit);
+	assert_int_equal(truncate(image, 3 * SIZE), 0);
+	assert_int_equal(nbdkit_restart(&kit, NULL), 0);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_IN, 0, 4096), VIRTIO_BLK_S_OK);
+	for (unsigned int i = 0; i < 1000 && status_number("size") != 3 * SIZE; i++)
+		usleep(10000);
+	assert_int_equal(io(&f, VIRTIO_BLK_T_OUT, 3 * SIZE - 4096, 4096), VIRTIO_BLK_S_OK);
+	frontend_close(&f);
+	command("stop");
+	join_daemon(0);
+	nbdkit_stop(&kit);
+	unlink(image);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -584,6 +744,9 @@ int main(void)
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_fail),
 		cmocka_unit_test(test_removal),
+		cmocka_unit_test(test_hung_server),
+		cmocka_unit_test(test_lost_server),
+		cmocka_unit_test(test_growing_server),
 	};
 
 	log_set_level(LOG_LEVEL_ERROR);
