@@ -1131,15 +1131,22 @@ struct crash {
 	struct vhost_user_inflight desc;
 	int log_fd;
 	uint64_t features;
+	unsigned int kept_late; /* daemons that left requests behind */
 };
 
-static void crash_and_restart(struct crash *c)
+static void crash_and_restart(struct crash *c, int sig)
 {
 	struct frontend again;
 	unsigned int q;
+	int status;
 
-	assert_int_equal(kill(c->pid, SIGKILL), 0);
-	assert_int_equal(waitpid(c->pid, NULL, 0), c->pid);
+	assert_int_equal(kill(c->pid, sig), 0);
+	assert_int_equal(waitpid(c->pid, &status, 0), c->pid);
+	if (sig == SIGTERM) {
+		assert_true(WIFEXITED(status));
+		assert_true(!WEXITSTATUS(status) || WEXITSTATUS(status) == RIG_KEPT_LATE);
+		c->kept_late += WEXITSTATUS(status) == RIG_KEPT_LATE;
+	}
 	c->pid = rig_fork(&c->rig, &c->params, c->folder);
 	frontend_connect(&again, c->rig.socket);
 	frontend_negotiate(&again, c->features);
@@ -1169,9 +1176,9 @@ static void crash_rounds(struct crash *c)
 		}
 		/* In every state of the requests: none taken, some done, and again before any. */
 		usleep(15000 * round);
-		crash_and_restart(c);
+		crash_and_restart(c, round % 3 ? SIGKILL : SIGTERM);
 		if (round & 1)
-			crash_and_restart(c);
+			crash_and_restart(c, SIGKILL);
 		for (i = 0; i < 2; i++)
 			assert_true(frontend_wait(&c->f, i, N));
 		for (i = 0; i < 2 * N; i++) {
@@ -1219,6 +1226,7 @@ static void crash(bool packed)
 	frontend_start_ring(&c.f, 1, frontend_stop_ring(&c.f, 1));
 	crash_rounds(&c);
 
+	assert_true(c.kept_late);
 	kill(c.pid, SIGKILL);
 	waitpid(c.pid, NULL, 0);
 	frontend_close(&c.f);

@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/un.h>
@@ -135,6 +136,30 @@ void rig_on_loop(struct rig *rig, void (*call)(struct rig *rig, void *opaque), v
 		;
 }
 
+static void end_asked(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	(void)res;
+	(void)cqe_flags;
+	loop_stop(container_of(op, struct rig, call_op)->loop);
+}
+
+static _Noreturn void run_until_sigterm(struct rig *rig)
+{
+	sigset_t set;
+	int fd, err;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	fd = signalfd(-1, &set, SFD_CLOEXEC);
+	expect(fd >= 0, "signalfd");
+	rig->call_op.complete = end_asked;
+	io_uring_prep_poll_add(loop_sqe(rig->loop, &rig->call_op), fd, POLLIN);
+	loop_run(rig->loop);
+	err = transport_keep(rig->transport, RIG_KEEP_MS, NULL);
+	_exit(!err ? 0 : err == -ETIMEDOUT ? RIG_KEPT_LATE : 1);
+}
+
 pid_t rig_fork(struct rig *rig, const struct rig_params *params, const char *folder)
 {
 	pid_t parent = getpid(), pid;
@@ -153,8 +178,7 @@ pid_t rig_fork(struct rig *rig, const struct rig_params *params, const char *fol
 			_exit(1);
 		create(rig);
 		expect(write(alive[1], "", 1) == 1, "tell the parent");
-		loop_run(rig->loop);
-		_exit(1);
+		run_until_sigterm(rig);
 	}
 	close(alive[1]);
 	expect(read(alive[0], &ready, 1) == 1, "the device starts");

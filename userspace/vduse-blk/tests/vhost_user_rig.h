@@ -59,7 +59,13 @@ struct rig {
 void rig_start(struct rig *rig, const struct rig_params *params);
 void rig_stop(struct rig *rig);
 
-/* The device in a process of its own, to be killed. The folder is the caller's to remove. */
+/*
+ * The device in a process of its own, to be killed. On SIGTERM it leaves what is in
+ * flight to a successor, after RIG_KEEP_MS, and ends with status 0 when there was
+ * nothing left and RIG_KEPT_LATE when there was. The folder is the caller's to remove.
+ */
+#define RIG_KEEP_MS	20u
+#define RIG_KEPT_LATE	3
 pid_t rig_fork(struct rig *rig, const struct rig_params *params, const char *folder);
 
 /* Run @call on the thread of the main loop and wait for it. */

@@ -58,6 +58,8 @@ struct vhost_user {
 	struct vhost_user_listener listener;
 	bool listening;
 	bool closing;
+	struct loop_timer limit; /* of keeping */
+	bool late; /* it has expired */
 
 	enum session_state session;
 	int waiting_fd; /* comes next; -1: nobody */
@@ -600,21 +602,57 @@ static void listener_closed(struct vhost_user_listener *listener)
 	loop_stop(v->params.loop);
 }
 
+/* Until nothing is in flight, or @limit has expired. */
+static void finish(struct vhost_user *v)
+{
+	v->closing = true;
+	vhost_user_listener_close(&v->listener);
+	if (v->session == SESSION_LIVE && !v->msg)
+		vhost_user_conn_close(&v->conn, "the daemon ends");
+	while ((v->listening || v->session != SESSION_NONE) && !v->late)
+		loop_run(v->params.loop);
+}
+
+static void limit_expired(struct loop_timer *timer)
+{
+	struct vhost_user *v = container_of(timer, struct vhost_user, limit);
+
+	v->late = true;
+	loop_stop(v->params.loop);
+}
+
+static void destroy(struct vhost_user *v)
+{
+	loop_timer_cancel(v->params.loop, &v->limit);
+	if (v->waiting_fd >= 0)
+		close(v->waiting_fd);
+	vhost_user_rings_destroy(v->rings);
+	free(v);
+}
+
 static int close_vhost_user(struct transport *t, struct error *e)
 {
 	struct vhost_user *v = from_transport(t);
 
 	(void)e;
-	v->closing = true;
-	vhost_user_listener_close(&v->listener);
-	if (v->session == SESSION_LIVE && !v->msg)
-		vhost_user_conn_close(&v->conn, "the daemon ends");
-	while (v->listening || v->session != SESSION_NONE)
-		loop_run(v->params.loop);
-	if (v->waiting_fd >= 0)
-		close(v->waiting_fd);
-	vhost_user_rings_destroy(v->rings);
-	free(v);
+	finish(v);
+	destroy(v);
+	return 0;
+}
+
+/* What is not done in time stays in the log that the frontend keeps. */
+static int keep_vhost_user(struct transport *t, unsigned int limit_ms, struct error *e)
+{
+	struct vhost_user *v = from_transport(t);
+
+	v->limit.expired = limit_expired;
+	if (limit_ms != BACKEND_NEVER)
+		loop_timer_arm(v->params.loop, &v->limit, limit_ms);
+	finish(v);
+	if (v->late)
+		return err_set(e, ETIMEDOUT, "requests of \"%s\" are still in flight",
+			       v->params.name);
+	destroy(v);
 	return 0;
 }
 
@@ -664,6 +702,7 @@ static int config_changed(struct transport *t, struct error *e)
 static const struct transport_ops vhost_user_transport_ops = {
 	.name = "vhost-user",
 	.close = close_vhost_user,
+	.keep = keep_vhost_user,
 	.abandon = abandon_vhost_user,
 	.status = status,
 	.queue = queue,
