@@ -102,7 +102,7 @@ static size_t one_reply(struct model *models, const uint8_t *p, size_t n, bool s
 	if (!ret)
 		require(n < NBD_REPLY_HEADER_MAX);
 	if (ret < 0)
-		require(ret == -EPROTO && e.text[0]);
+		require((ret == -EPROTO || ret == -EBADMSG) && e.text[0]);
 	if (ret <= 0)
 		return 0;
 	used = (size_t)ret;

@@ -77,7 +77,7 @@ static void use(struct vduse_log *log)
 
 static int folder(void)
 {
-	static char path[] = "/tmp/fuzz-vduse-log-XXXXXX";
+	char path[] = "/tmp/fuzz-vduse-log-XXXXXX";
 	static int fd = -1;
 
 	if (fd < 0) {
