@@ -417,7 +417,7 @@ removed_hung()
 keep()
 {
 	local first fio
-	nbd_server "$work/s" memory 64M || return
+	nbd_server "$work/s" --filter=delay memory 64M wdelay=100ms || return
 	serve c-keep "nbd+unix:///?socket=$work/s" "$@" || return
 	first=$pid
 	start "$work/fio-bg" fio --name=bg --filename="$disk" --direct=1 --ioengine=libaio \
