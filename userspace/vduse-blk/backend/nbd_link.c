@@ -231,8 +231,12 @@ static void follow_recovery(struct nbd_link *link)
 		show_state(link);
 		nbd_link_advance(link);
 	}
-	if (!link->paused)
+	if (!link->paused) {
+		/* The order to renew the connection may have come meanwhile. */
+		if (link->renewing)
+			nbd_link_check_quiet(link);
 		return;
+	}
 	if (link->state == NBD_LINK_RECOVERING || link->state == NBD_LINK_READY)
 		nbd_link_replay(link);
 	nbd_link_check_quiet(link);
