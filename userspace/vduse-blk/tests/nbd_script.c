@@ -470,6 +470,20 @@ static void do_leave(struct run *r)
 	r->fd = -1;
 }
 
+static void do_back(struct run *r)
+{
+	uint64_t n = number(r, 0);
+	int fd = r->fd;
+
+	flush_out(r);
+	if (n >= r->s->nleft) {
+		problem(r, "'%s': there is no such connection", r->word);
+		return;
+	}
+	r->fd = r->s->left[n];
+	r->s->left[n] = fd;
+}
+
 static void do_hangup(struct run *r)
 {
 	flush_out(r);
@@ -575,7 +589,7 @@ static const struct {
 	{ "x", do_hex },	 { "zero", do_zero },	  { "sleep", do_sleep },
 	{ "close", do_close },	 { "wait", do_wait },	  { "serve", do_serve },
 	{ "apply", do_apply },	 { "quiet", do_quiet },	  { "leave", do_leave },
-	{ "hangup", do_hangup }, { "refuse", do_refuse },
+	{ "hangup", do_hangup }, { "refuse", do_refuse }, { "back", do_back },
 };
 
 /* 0x16d: flags, flush, FUA, trim, write-zeroes, multi-conn */

@@ -37,6 +37,8 @@
  *	|			the next connection; the script goes on when it comes.
  *				The old one is closed, unless it was left
  *	leave			keep this connection open, and deaf
+ *	back:N			go on with the one that was left as the Nth (from 0); this
+ *				one is left in its place
  *	hangup			close those that were left
  *	refuse:N		N connections are closed as soon as they come
  * Anywhere

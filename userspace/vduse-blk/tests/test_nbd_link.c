@@ -181,12 +181,17 @@ static int run(struct rig *r, enum backend_op op, uint64_t offset, uint8_t byte)
 	return finish(r, submit(r, MAX_IO - 1, op, offset, byte));
 }
 
-static struct backend_link_stats stats_of(struct rig *r)
+static struct backend_link_stats stats_of_link(struct rig *r, unsigned int index)
 {
 	struct backend_link_stats stats;
 
-	assert_int_equal(backend_link_stats(r->backend, 0, &stats), 0);
+	assert_int_equal(backend_link_stats(r->backend, index, &stats), 0);
 	return stats;
+}
+
+static struct backend_link_stats stats_of(struct rig *r)
+{
+	return stats_of_link(r, 0);
 }
 
 static unsigned int losses(struct rig *r, enum backend_loss why)
@@ -502,6 +507,38 @@ static void test_refresh(void **state)
 	wait_for(r, stats_of(r).connects == 2);
 	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
 	assert_int_equal(r->changes[BACKEND_LOST], 0);
+	end(r);
+}
+
+/*
+ * Two connections are to be renewed, because the export has grown. The first one
+ * goes while the second is still busy; since the server may lose its cache with
+ * it, that begins a replay, which pauses the second. That one is renewed too when
+ * the replay is over.
+ */
+static void test_renew_when_a_replay_ends(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20 };
+	struct rig *r = start("hs leave | hs back:0 req ok:0 back:0 req leave | "
+			      EXPORT(2097152, 0x16d) "disc back:0 disc | "
+			      EXPORT(2097152, 0x16d) "back:1 data:1:0:4096:done back:1 "
+			      "serve:2 back:1 disc | " EXPORT(2097152, 0x16d) "serve",
+			      &options);
+	struct io *busy, *later;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	busy = submit_on(r, 1, 0, BACKEND_READ, BLOCK, 0, 0);
+	turn(r, 20);
+	backend_refresh(r->backend);
+	assert_int_equal(finish(r, busy), 0);
+	later = submit_on(r, 1, 0, BACKEND_READ, BLOCK, 0, 0);
+	assert_int_equal(finish(r, later), 0);
+	assert_int_equal(stats_of_link(r, 0).connects, 2);
+	assert_int_equal(stats_of_link(r, 1).connects, 2);
+	assert_int_equal(stats_of_link(r, 0).replayed, 1);
+	assert_int_equal(r->changes[BACKEND_LOST], 0);
+	assert_disk(r, 0, 0x11);
 	end(r);
 }
 
@@ -881,6 +918,7 @@ int main(void)
 		cmocka_unit_test(test_flags_lost),
 		cmocka_unit_test(test_fua_lost),
 		cmocka_unit_test(test_refresh),
+		cmocka_unit_test(test_renew_when_a_replay_ends),
 		cmocka_unit_test(test_late_write),
 		cmocka_unit_test(test_fence_deadline),
 		cmocka_unit_test(test_fence_tunable),
