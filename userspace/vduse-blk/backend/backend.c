@@ -20,6 +20,7 @@
 #define DEFAULT_RECONNECT_MIN_MS   100
 #define DEFAULT_RECONNECT_MAX_MS   5000
 #define DEFAULT_FENCE_MS	   30000
+#define DEFAULT_FENCE_CLOSED_MS	   2000
 
 static const struct backend_ops *const all_ops[] = {
 	&nbd_backend_ops,
@@ -88,6 +89,7 @@ static void complete_tunables(struct backend_tunables *t, uint32_t connect_timeo
 	default_to(&t->reconnect_min_ms, DEFAULT_RECONNECT_MIN_MS);
 	default_to(&t->reconnect_max_ms, DEFAULT_RECONNECT_MAX_MS);
 	default_to(&t->fence_ms, DEFAULT_FENCE_MS);
+	default_to(&t->fence_closed_ms, DEFAULT_FENCE_CLOSED_MS);
 	t->reconnect_max_ms = max(t->reconnect_max_ms, t->reconnect_min_ms);
 }
 

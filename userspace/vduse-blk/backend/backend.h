@@ -85,8 +85,13 @@ struct backend_tunables {
 	uint32_t io_timeout_ms;
 	uint32_t reconnect_min_ms; /* pause after the first failed attempt; default 100 ms */
 	uint32_t reconnect_max_ms; /* longest pause, each twice the last; default 5 s */
-	/* How long a write of a connection that was cut may still arrive; default 30 s. */
+	/* How long a write of a connection that has ended may still arrive; default 30 s. */
 	uint32_t fence_ms;
+	/*
+	 * The same, from when the peer has closed that connection; default 2 s.
+	 * BACKEND_NEVER: a close is believed to be the end of its writes.
+	 */
+	uint32_t fence_closed_ms;
 };
 
 enum backend_change {

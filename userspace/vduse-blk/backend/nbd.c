@@ -447,7 +447,10 @@ static int learn_export(struct nbd_backend *b, struct error *e)
 	return 0;
 }
 
-/* What a killed predecessor had on its connections, which are nobody's now. */
+/*
+ * What a killed predecessor had on its connections, which are nobody's now. Their
+ * close by the peer nobody has seen or will see: these ranges have to age.
+ */
 static void fence_prior_writes(struct nbd_backend *b)
 {
 	struct timespec ts;

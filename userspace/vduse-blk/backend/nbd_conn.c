@@ -22,9 +22,9 @@
  * that was answered before, is thus never mistaken for the answer to a later
  * request; it ends the connection, since the stream behind it cannot be trusted.
  *
- * The end. When the server has closed, nothing that was sent can still happen.
- * When it was us who cut the connection, it can, so the socket is passed on
- * instead of closed, and the owner sees to it (nbd_link.c). From the moment of
+ * The end. What was sent can still happen. When it was us who cut the connection,
+ * the socket is passed on instead of closed, and the owner sees to it, for the
+ * peer's close says something of that (nbd_link_io.c). From the moment of
  * the cut the stream sends nothing more: of a request that was sent in part the
  * server never gets the rest, and it cannot carry out what it has not got.
  *

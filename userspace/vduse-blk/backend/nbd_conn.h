@@ -21,10 +21,7 @@ struct nbd_conn_end {
 	bool opened;		/* requests could be submitted */
 	enum backend_loss loss; /* unless wanted */
 	struct error error;	/* likewise; errnum and one line */
-	/*
-	 * The server has not closed: it may still carry out what it got. The
-	 * socket then belongs to the callee. -1: nothing can come any more.
-	 */
+	/* The peer has not closed; the socket then belongs to the callee. Or -1. */
 	int fd;
 	/*
 	 * What was not answered, linked by next, in the order of submission.

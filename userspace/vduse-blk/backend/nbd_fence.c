@@ -55,7 +55,9 @@ static void merge(struct nbd_fence *f, const struct nbd_fence_range *add)
 	into->start = min(into->start, add->start);
 	into->end = max(into->end, add->end);
 	into->since_ns = max(into->since_ns, add->since_ns);
-	/* Of two connections: neither confirmation is enough, so it has to expire. */
+	/* NBD_FENCE_NEVER, if one of the two is not closed. */
+	into->closed_ns = max(into->closed_ns, add->closed_ns);
+	/* Of two connections: that one of them is closed is not enough, so it has to age. */
 	if (into->epoch != add->epoch)
 		into->epoch = 0;
 }
@@ -63,7 +65,7 @@ static void merge(struct nbd_fence *f, const struct nbd_fence_range *add)
 void nbd_fence_add(struct nbd_fence *f, uint32_t epoch, uint64_t offset, uint64_t length,
 		   uint64_t now_ns)
 {
-	struct nbd_fence_range r = { offset, offset + length, now_ns, epoch };
+	struct nbd_fence_range r = { offset, offset + length, now_ns, NBD_FENCE_NEVER, epoch };
 
 	pthread_mutex_lock(&f->lock);
 	if (f->count < NBD_FENCE_RANGES) {
@@ -86,22 +88,23 @@ bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length)
 	return blocks;
 }
 
-bool nbd_fence_lift(struct nbd_fence *f, uint32_t epoch)
+void nbd_fence_closed(struct nbd_fence *f, uint32_t epoch, uint64_t now_ns)
 {
-	unsigned int n = 0;
-	bool lifted;
-
 	pthread_mutex_lock(&f->lock);
 	for (unsigned int i = 0; i < f->count; i++)
-		if (f->ranges[i].epoch != epoch)
-			f->ranges[n++] = f->ranges[i];
-	lifted = n < f->count;
-	set_count(f, n);
+		if (f->ranges[i].epoch == epoch)
+			f->ranges[i].closed_ns = min(f->ranges[i].closed_ns, now_ns);
 	pthread_mutex_unlock(&f->lock);
-	return lifted;
 }
 
-uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns, uint64_t limit_ns, bool *ret_lifted)
+/* @since and @limit may be NBD_FENCE_NEVER. */
+static uint64_t later(uint64_t since, uint64_t limit)
+{
+	return limit < NBD_FENCE_NEVER - since ? since + limit : NBD_FENCE_NEVER;
+}
+
+uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns,
+			  const struct nbd_fence_limits *limits, bool *ret_lifted)
 {
 	uint64_t next = NBD_FENCE_NEVER;
 	unsigned int n = 0;
@@ -109,11 +112,12 @@ uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns, uint64_t limit_n
 	pthread_mutex_lock(&f->lock);
 	for (unsigned int i = 0; i < f->count; i++) {
 		const struct nbd_fence_range r = f->ranges[i];
+		const uint64_t due = min(later(r.since_ns, limits->age),
+					 later(r.closed_ns, limits->after_close));
 
-		if (limit_ns != NBD_FENCE_NEVER && now_ns >= r.since_ns + limit_ns)
+		if (due != NBD_FENCE_NEVER && now_ns >= due)
 			continue;
-		if (limit_ns != NBD_FENCE_NEVER)
-			next = min(next, r.since_ns + limit_ns);
+		next = min(next, due);
 		f->ranges[n++] = r;
 	}
 	*ret_lifted = n < f->count;

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Bytes that a write of a connection which was cut may still change.
+ * Bytes that a write of a connection which has ended may still change.
  *
  * Such a write was sent and not answered. It has been submitted again, with the
  * same data, so that it happens twice is no harm; but a newer write to the same
- * bytes has to wait until the old one can no longer follow it.
+ * bytes has to wait until the old one can no longer follow it. Nobody tells for
+ * certain when that is: time has to pass, less of it when the peer has closed.
  *
  * One table serves all queues: the newer write may come on another one. Any
  * thread may call everything here; only the first look is on the way of every
@@ -23,6 +24,7 @@
 struct nbd_fence_range {
 	uint64_t start, end;
 	uint64_t since_ns;
+	uint64_t closed_ns; /* when the peer closed; NBD_FENCE_NEVER: it has not */
 	uint32_t epoch;
 };
 
@@ -33,8 +35,14 @@ struct nbd_fence {
 	struct nbd_fence_range ranges[NBD_FENCE_RANGES];
 };
 
-/* Expiry that never comes. */
+/* A moment that never comes. */
 #define NBD_FENCE_NEVER UINT64_MAX
+
+/* How long a range stays, in nanoseconds. */
+struct nbd_fence_limits {
+	uint64_t age;	       /* since it was added; NBD_FENCE_NEVER */
+	uint64_t after_close; /* and since the peer closed, whichever ends first */
+};
 
 /**
  * nbd_fence_init() - nothing is fenced
@@ -89,23 +97,25 @@ static inline bool nbd_fence_active(const struct nbd_fence *f)
 bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length);
 
 /**
- * nbd_fence_lift() - nothing of that connection can come any more
+ * nbd_fence_closed() - the peer has closed a connection
  * @f: the table
  * @epoch: of the connection
+ * @now_ns: time
  *
- * Return: true if there was something to lift.
+ * Lifts nothing: nbd_fence_expire() does, and has to be called anew.
  */
-bool nbd_fence_lift(struct nbd_fence *f, uint32_t epoch);
+void nbd_fence_closed(struct nbd_fence *f, uint32_t epoch, uint64_t now_ns);
 
 /**
  * nbd_fence_expire() - lift what is too old
  * @f: the table
  * @now_ns: time
- * @limit_ns: age at which a range is lifted; NBD_FENCE_NEVER
+ * @limits: when a range is lifted
  * @ret_lifted: set to whether something was
  *
  * Return: when the next one is due; NBD_FENCE_NEVER if there is none.
  */
-uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns, uint64_t limit_ns, bool *ret_lifted);
+uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns,
+			  const struct nbd_fence_limits *limits, bool *ret_lifted);
 
 #endif

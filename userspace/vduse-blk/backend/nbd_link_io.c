@@ -12,14 +12,19 @@
  * back to the front. It is held if it writes where a write of a connection that
  * was cut may still arrive (nbd_fence.h).
  *
- * The old connection. When the server has closed it, no request of it can be
- * carried out any more. When we have cut it, its writes may still be: those that
- * were sent and not answered go into the fence before anything is sent again.
- * The old socket is half-closed and drained. Half-closing is enough, a reset is
- * not needed first: this process sends nothing on it any more, the kernel sends
- * what it had taken before, and all of that belongs to writes that are fenced.
- * The server's closing then says that it has done with them. A server that does
- * not close in time (fence_ms) is taken to have forgotten them, and reset.
+ * The old connection. Its writes may still be carried out: those that were sent
+ * and not answered go into the fence before anything is sent again. A socket that
+ * the peer has not closed is half-closed and drained. Half-closing is enough, a
+ * reset is not needed first: this process sends nothing on it any more, the kernel
+ * sends what it had taken before, and all of that belongs to writes that are
+ * fenced.
+ *
+ * A server that closes has mostly done with its writes. But the peer need not be
+ * the server (tunnels and proxies close one side and go on with the other), and a
+ * server may have put them into a queue of its own. So a close, or a reset, by the
+ * peer only shortens the fence, to fence_closed_ms from then on. A peer that does
+ * not close in time (fence_ms) is taken to have forgotten them, and reset. What
+ * comes later than that, NBD has no means against.
  *
  * Time. A timer is armed while something is on the wire or waits, and looks at
  * the oldest; it is not touched by requests, so under load it runs once in the
@@ -243,8 +248,8 @@ void nbd_link_finished(void *owner, struct backend_request *req, int error)
 
 /* --- a loss --- */
 
-/* Returns false if there is nothing that could come late. */
-static bool fence(struct nbd_link *link, const struct nbd_conn_end *end, uint32_t *ret_epoch)
+/* Returns the epoch, or 0 if there is nothing that could come late. */
+static uint32_t fence(struct nbd_link *link, const struct nbd_conn_end *end)
 {
 	uint64_t now = loop_now_ns(link->loop);
 	uint32_t epoch = 0;
@@ -256,20 +261,16 @@ static bool fence(struct nbd_link *link, const struct nbd_conn_end *end, uint32_
 			epoch = nbd_fence_epoch(&link->session->fence);
 		nbd_fence_add(&link->session->fence, epoch, req->offset, req->length, now);
 	}
-	if (!epoch)
-		return false;
-	nbd_link_look_at_fence(link);
-	*ret_epoch = epoch;
-	return true;
+	return epoch;
 }
 
-static void lift(struct nbd_link *link, uint32_t epoch)
+static void peer_closed(struct nbd_link *link, uint32_t epoch)
 {
-	if (nbd_fence_lift(&link->session->fence, epoch))
-		nbd_session_post_all(link->session, link->loop, NBD_ORDER_FENCE);
+	nbd_fence_closed(&link->session->fence, epoch, loop_now_ns(link->loop));
+	nbd_link_look_at_fence(link);
 }
 
-static void drained(struct drain *drain, bool peer_closed)
+static void drained(struct drain *drain, bool by_peer)
 {
 	struct nbd_link_drain *d = container_of(drain, struct nbd_link_drain, drain);
 	struct nbd_link *link = d->link;
@@ -278,9 +279,9 @@ static void drained(struct drain *drain, bool peer_closed)
 		loop_stop(link->loop);
 		return;
 	}
-	/* Otherwise the network has failed, and time has to pass. */
-	if (peer_closed)
-		lift(link, d->epoch);
+	/* Otherwise the network has failed, which says nothing. */
+	if (by_peer)
+		peer_closed(link, d->epoch);
 }
 
 static struct nbd_link_drain *free_drain(struct nbd_link *link)
@@ -306,22 +307,21 @@ static void retire_socket(struct nbd_link *link, int fd, uint32_t epoch)
 	drain_start(&d->drain, link->loop, fd);
 }
 
-/* The server may still have writes of a connection that it has not closed. */
 static void see_to_late_writes(struct nbd_link *link, const struct nbd_conn_end *end)
 {
-	uint32_t epoch;
-	bool fenced;
+	uint32_t epoch = fence(link, end);
 
-	if (end->fd < 0 && (end->wanted || end->loss != BACKEND_LOSS_NETWORK))
-		return;
-	fenced = fence(link, end, &epoch);
-	/* When the network has failed, no word from the server can be hoped for. */
-	if (end->fd < 0)
-		return;
-	if (fenced)
+	if (end->fd >= 0 && epoch)
 		retire_socket(link, end->fd, epoch);
-	else
+	else if (end->fd >= 0)
 		drain_reset_fd(end->fd);
+	if (!epoch)
+		return;
+	/* When the network has failed, no word from the peer can be hoped for. */
+	if (end->fd < 0 && end->loss != BACKEND_LOSS_NETWORK)
+		peer_closed(link, epoch);
+	else
+		nbd_link_look_at_fence(link);
 }
 
 void nbd_link_take_back(struct nbd_link *link, const struct nbd_conn_end *end)
@@ -469,16 +469,18 @@ static void watch_expired(struct loop_timer *timer)
 
 /* --- the fence's end --- */
 
-static uint64_t fence_limit_ns(const struct nbd_link *link)
-{
-	return link->t.fence_ms == BACKEND_NEVER ? NBD_FENCE_NEVER : link->t.fence_ms * NS_PER_MS;
-}
-
 void nbd_link_look_at_fence(struct nbd_link *link)
 {
+	const struct backend_tunables *t = &link->t;
+	const struct nbd_fence_limits limits = {
+		.age = t->fence_ms == BACKEND_NEVER ? NBD_FENCE_NEVER : t->fence_ms * NS_PER_MS,
+		.after_close = t->fence_closed_ms == BACKEND_NEVER ?
+				       0 :
+				       t->fence_closed_ms * NS_PER_MS,
+	};
 	uint64_t now = loop_now_ns(link->loop);
 	bool lifted;
-	uint64_t due = nbd_fence_expire(&link->session->fence, now, fence_limit_ns(link), &lifted);
+	uint64_t due = nbd_fence_expire(&link->session->fence, now, &limits, &lifted);
 
 	if (lifted)
 		nbd_session_post_all(link->session, link->loop, NBD_ORDER_FENCE);

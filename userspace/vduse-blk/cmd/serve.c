@@ -70,6 +70,7 @@ static const char usage[] =
 	"  --reconnect-max TIME      longest pause (default 5)\n"
 	"  --fence-timeout TIME      how late a write of a lost connection may arrive\n"
 	"                            (default 30)\n"
+	"  --fence-after-close TIME|off  likewise, once the server has closed it (default 2)\n"
 	"  --stop-timeout TIME|off   then the end fails requests in flight (default 500ms)\n"
 	"  --on-exit detach|keep     keep: leave the device for a successor (default detach)\n"
 	"  --on-shrink error|read-only  when the storage has become smaller (default error)\n"

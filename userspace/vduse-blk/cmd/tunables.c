@@ -42,6 +42,7 @@ static const struct duration {
 	{ "reconnect-min", BACKEND(reconnect_min_ms), 1, HOUR, OFF_NEVER },
 	{ "reconnect-max", BACKEND(reconnect_max_ms), 1, HOUR, OFF_NEVER },
 	{ "fence-timeout", BACKEND(fence_ms), 1, DAY, OFF_NEVER },
+	{ "fence-after-close", BACKEND(fence_closed_ms), 1, DAY, OFF_IS_MAX },
 	{ "stop-timeout", offsetof(struct tunables, stop_ms), 1, HOUR, OFF_IS_MAX },
 #undef BACKEND
 };

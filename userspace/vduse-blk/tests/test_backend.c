@@ -450,6 +450,7 @@ static void test_file_refresh(void **state)
 	backend_set_tunables(backend, &(struct backend_tunables){ .request_ms = 77 });
 	assert_int_equal(backend->options.tunables.request_ms, 77);
 	assert_int_equal(backend->options.tunables.fence_ms, 30000);
+	assert_int_equal(backend->options.tunables.fence_closed_ms, 2000);
 	backend_close(backend);
 	unlink(path);
 }

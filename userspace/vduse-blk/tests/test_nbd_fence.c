@@ -49,21 +49,43 @@ static void test_overlap(void **state)
 				 rows[i].blocks);
 }
 
-/* Each connection's confirmation lifts its own ranges, and one range may be fenced twice. */
-static void test_lift(void **state)
+static uint64_t expire(uint64_t now, uint64_t age, uint64_t after_close, bool *ret_lifted)
+{
+	const struct nbd_fence_limits limits = { age, after_close };
+
+	return nbd_fence_expire(&fence, now, &limits, ret_lifted);
+}
+
+/* Each connection's close counts for its own ranges, and one range may be fenced twice. */
+static void test_closed(void **state)
 {
 	uint32_t a = nbd_fence_epoch(&fence), b = nbd_fence_epoch(&fence);
+	bool lifted;
 
 	(void)state;
 	assert_int_not_equal(a, b);
 	nbd_fence_add(&fence, a, 0, 512, 0);
 	nbd_fence_add(&fence, b, 0, 512, 0);
 	nbd_fence_add(&fence, a, 4096, 512, 0);
-	assert_true(nbd_fence_lift(&fence, a));
-	assert_false(nbd_fence_lift(&fence, a));
+	nbd_fence_closed(&fence, a, 100);
+	/* A close alone lifts nothing. */
+	assert_true(nbd_fence_blocks(&fence, 4096, 512));
+	assert_int_equal(expire(119, NBD_FENCE_NEVER, 20, &lifted), 120);
+	assert_false(lifted);
+	/* The second word of it does not prolong anything. */
+	nbd_fence_closed(&fence, a, 110);
+	assert_true(expire(120, NBD_FENCE_NEVER, 20, &lifted) == NBD_FENCE_NEVER);
+	assert_true(lifted);
 	assert_true(nbd_fence_blocks(&fence, 0, 512));
 	assert_false(nbd_fence_blocks(&fence, 4096, 512));
-	assert_true(nbd_fence_lift(&fence, b));
+	/* Nor does a close: the age counts as well. */
+	nbd_fence_closed(&fence, b, 200);
+	assert_int_equal(expire(201, 210, 20, &lifted), 210);
+	assert_int_equal(expire(201, 1000, 20, &lifted), 220);
+	assert_false(lifted);
+	/* A close is believed. */
+	assert_true(expire(201, 1000, 0, &lifted) == NBD_FENCE_NEVER);
+	assert_true(lifted);
 	assert_false(nbd_fence_active(&fence));
 }
 
@@ -74,16 +96,16 @@ static void test_expiry(void **state)
 	(void)state;
 	nbd_fence_add(&fence, 0, 0, 512, 100);
 	nbd_fence_add(&fence, 0, 512, 512, 200);
-	assert_int_equal(nbd_fence_expire(&fence, 149, 50, &lifted), 150);
+	assert_int_equal(expire(149, 50, 0, &lifted), 150);
 	assert_false(lifted);
-	assert_int_equal(nbd_fence_expire(&fence, 150, 50, &lifted), 250);
+	assert_int_equal(expire(150, 50, 0, &lifted), 250);
 	assert_true(lifted);
 	assert_false(nbd_fence_blocks(&fence, 0, 512));
 	assert_true(nbd_fence_blocks(&fence, 512, 512));
-	assert_true(nbd_fence_expire(&fence, 1 << 30, NBD_FENCE_NEVER, &lifted) == NBD_FENCE_NEVER);
+	assert_true(expire(1 << 30, NBD_FENCE_NEVER, 0, &lifted) == NBD_FENCE_NEVER);
 	assert_false(lifted);
 	/* The limit was made shorter. */
-	assert_true(nbd_fence_expire(&fence, 250, 1, &lifted) == NBD_FENCE_NEVER);
+	assert_true(expire(250, 1, 0, &lifted) == NBD_FENCE_NEVER);
 	assert_true(lifted);
 	assert_false(nbd_fence_active(&fence));
 }
@@ -103,14 +125,15 @@ static void test_full(void **state)
 	assert_true(nbd_fence_blocks(&fence, 0, 1));
 	assert_true(nbd_fence_blocks(&fence, 1ull << 40, 1));
 	assert_true(nbd_fence_blocks(&fence, (1ull << 41) + 4095, 1));
-	/* Neither connection's word is enough for what was merged of both. */
-	nbd_fence_lift(&fence, a);
-	nbd_fence_lift(&fence, b);
+	/* Neither connection's close is enough for what was merged of both. */
+	nbd_fence_closed(&fence, a, 35);
+	nbd_fence_closed(&fence, b, 35);
+	assert_int_equal(expire(35, 10, 0, &lifted), 40);
+	assert_true(lifted);
 	assert_true(nbd_fence_blocks(&fence, 1ull << 40, 1));
 	assert_true(nbd_fence_blocks(&fence, 1ull << 41, 1));
 	assert_false(nbd_fence_blocks(&fence, 0, 1));
-	assert_int_equal(nbd_fence_expire(&fence, 30, 10, &lifted), 40);
-	nbd_fence_expire(&fence, 40, 10, &lifted);
+	expire(40, 10, 0, &lifted);
 	assert_false(nbd_fence_active(&fence));
 }
 
@@ -118,7 +141,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_overlap, begin, end),
-		cmocka_unit_test_setup_teardown(test_lift, begin, end),
+		cmocka_unit_test_setup_teardown(test_closed, begin, end),
 		cmocka_unit_test_setup_teardown(test_expiry, begin, end),
 		cmocka_unit_test_setup_teardown(test_full, begin, end),
 	};

@@ -209,7 +209,8 @@ static void assert_disk(struct rig *r, uint64_t offset, uint8_t byte)
 
 /* --- time limits --- */
 
-static const struct backend_options short_request = { .tunables.request_ms = 100,
+static const struct backend_options short_request = { .tunables = { .request_ms = 100,
+								    .fence_closed_ms = 1 },
 						      .replay_log = 1 << 20 };
 
 static void test_request_timeout(void **state)
@@ -608,10 +609,61 @@ static void test_fence_tunable(void **state)
 	end(r);
 }
 
-/* When the server has closed, nothing of that connection can come any more. */
+/*
+ * What closed the connection was something between, and the write comes all the
+ * same, after the one that was sent again.
+ */
+static void test_late_write_after_close(void **state)
+{
+	const struct backend_options options = { .tunables.fence_closed_ms = 3600000 };
+	struct rig *r = start("hs req close | hs serve:2 apply:0 serve", &options);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *newer;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0xcc), 0);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(r->io[MAX_IO - 1].data[0], 0xaa);
+	assert_int_equal(newer->done, 0);
+	assert_int_equal(stats_of(r).held, 1);
+	t.fence_closed_ms = 1;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, newer), 0);
+	assert_disk(r, 0, 0xbb);
+	assert_disk(r, BLOCK, 0xcc);
+	end(r);
+}
+
+/* The peer's close ends the waiting earlier, whether it comes first or later. */
+static void test_close_shortens_fence(void **state)
+{
+	static const char *const scripts[] = { "hs req close | hs serve",
+					       "hs req leave | hs serve:1 hangup serve" };
+	const struct backend_options options = { .tunables = { .request_ms = 100,
+							       .fence_ms = 3600000,
+							       .fence_closed_ms = 300 } };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(scripts); i++) {
+		struct rig *r = start(scripts[i], &options);
+
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0xbb), 0);
+		assert_int_equal(stats_of(r).held, 1);
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0xcc), 0);
+		assert_int_equal(stats_of(r).held, 1);
+		assert_disk(r, 0, 0xcc);
+		end(r);
+	}
+}
+
+/* When a close is believed, nothing of that connection can come any more. */
 static void test_no_fence(void **state)
 {
-	struct rig *r = start("hs req close | hs serve", &short_request);
+	const struct backend_options believing = { .tunables.fence_closed_ms = BACKEND_NEVER };
+	struct rig *r = start("hs req close | hs serve", &believing);
 
 	(void)state;
 	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
@@ -922,6 +974,8 @@ int main(void)
 		cmocka_unit_test(test_late_write),
 		cmocka_unit_test(test_fence_deadline),
 		cmocka_unit_test(test_fence_tunable),
+		cmocka_unit_test(test_late_write_after_close),
+		cmocka_unit_test(test_close_shortens_fence),
 		cmocka_unit_test(test_no_fence),
 		cmocka_unit_test(test_prior_writes),
 		cmocka_unit_test(test_replay),

@@ -252,6 +252,9 @@ static void test_tunables(void **state)
 		{ "reconnect-max", "1h", B(reconnect_max_ms), 3600000 },
 		{ "fence-timeout", "30", B(fence_ms), 30000 },
 		{ "fence-timeout", "off", B(fence_ms), REFUSED },
+		{ "fence-after-close", "500ms", B(fence_closed_ms), 500 },
+		{ "fence-after-close", "off", B(fence_closed_ms), BACKEND_NEVER },
+		{ "fence-after-close", "25h", B(fence_closed_ms), REFUSED },
 		{ "stop-timeout", "0.5", offsetof(struct tunables, stop_ms), 500 },
 		{ "stop-timeout", "off", offsetof(struct tunables, stop_ms), BACKEND_NEVER },
 		/* Not durations at all, or too fine or too long ones. */
@@ -316,6 +319,7 @@ static void test_tunables_described(void **state)
 		"on-exit", "keep", "log-level", "debug", "stop-timeout", "off",
 		"connect-timeout", "3", "handshake-timeout", "4", "keep-alive", "5",
 		"reconnect-min", "6", "reconnect-max", "7", "fence-timeout", "8",
+		"fence-after-close", "9",
 	};
 	struct tunables t, again;
 	struct error e = ERROR_INIT;
