@@ -194,6 +194,31 @@ TEST_F(records, segment_gone)
 	EXPECT_EQ(RECORDS - 199, r.extra);
 }
 
+/* The last fsync() of a thread that failed may have been cut short: no other one. */
+TEST_F(records, shut_down)
+{
+	struct records_report r;
+	struct acks acks;
+	char path[128];
+
+	segment_path(path, sizeof(path), self->dir, RECORDS - 1);
+	ASSERT_EQ(0, truncate(path, self->offset[RECORDS - 1]));
+	EXPECT_EQ(-EBADMSG, verify(self, SIZE_MAX, &r));
+	ASSERT_EQ(0, acks_read(self->acks, SIZE_MAX, &acks));
+	acks_doubt_last(&acks);
+	EXPECT_EQ(-EBADMSG, records_verify(self->dir, &acks, &r));
+
+	self->list[self->acks_len++] = (struct ack){ ACK_ERROR, 0, EIO };
+	EXPECT_EQ(-EBADMSG, verify(self, SIZE_MAX, &r));
+	ASSERT_EQ(0, acks_read(self->acks, SIZE_MAX, &acks));
+	acks_doubt_last(&acks);
+	EXPECT_EQ(0, records_verify(self->dir, &acks, &r));
+	EXPECT_EQ(RECORDS - 1, r.durable);
+
+	ASSERT_EQ(0, truncate(path, self->offset[RECORDS - 2]));
+	EXPECT_EQ(-EBADMSG, records_verify(self->dir, &acks, &r));
+}
+
 TEST_F(records, lists_that_are_none)
 {
 	static const struct ack bad[][2] = {

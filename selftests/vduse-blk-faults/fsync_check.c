@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * usage: fsync_check run DIR ACKS [threads=N] [seconds=S] [seed=N] [segments=N]
- *        fsync_check verify DIR ACKS [bytes=N]
+ *        fsync_check verify DIR ACKS [bytes=N] [shutdown=1]
  *
  * run: each thread appends records (records.h) to files of its own below DIR,
  * makes them durable in one of several ways, and only then adds an entry to the
@@ -11,7 +11,8 @@
  * holds. A thread keeps that many segment files and deletes older ones.
  *
  * verify: every acknowledged record is there, byte for byte. bytes: as if the
- * list had ended there.
+ * list had ended there. shutdown: the file system may have shut itself down; see
+ * acks_doubt_last().
  *
  * Each prints one line of key=value. Exit status: 0 all is well (run: errors
  * are no failure, they are counted), 1 an acknowledged record is missing or
@@ -312,9 +313,10 @@ static int run(const char *dir, const char *acks, char **argv)
 
 static int verify(const char *dir, const char *list, char **argv)
 {
-	uint64_t bytes = SIZE_MAX;
+	uint64_t bytes = SIZE_MAX, shutdown = 0;
 	const struct option_number options[] = {
 		{ "bytes", &bytes, 0, SIZE_MAX },
+		{ "shutdown", &shutdown, 0, 1 },
 		{ NULL, NULL, 0, 0 },
 	};
 	struct records_report report;
@@ -328,6 +330,8 @@ static int verify(const char *dir, const char *list, char **argv)
 		fprintf(stderr, "%s: %s\n", list, strerror(-err));
 		return 2;
 	}
+	if (shutdown)
+		acks_doubt_last(&acks);
 	err = records_verify(dir, &acks, &report);
 	printf("durable=%" PRIu64 " whole=%" PRIu64 " extra=%" PRIu64 " errors=%" PRIu64 "\n",
 	       report.durable, report.whole, report.extra, acks.errors);
@@ -348,6 +352,6 @@ int main(int argc, char **argv)
 		return verify(argv[2], argv[3], argv + 4);
 	fprintf(stderr,
 		"usage: fsync_check run DIR ACKS [threads=N] [seconds=S] [seed=N] [segments=N]\n"
-		"       fsync_check verify DIR ACKS [bytes=N]\n");
+		"       fsync_check verify DIR ACKS [bytes=N] [shutdown=1]\n");
 	return 2;
 }

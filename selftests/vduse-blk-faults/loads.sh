@@ -138,14 +138,16 @@ load_verify_raw()
 
 load_verify_ext4()
 {
-	local loop status
+	local loop status options=()
+	# Where errors are due ext4 may shut itself down.
+	[ "$load_errors" = none ] || options=(shutdown=1)
 	loop=$(losetup -f --show "$image") || return
 	# Mounting replays the journal.
 	limited 40 mount "$loop" "$cell/mnt" || {
 		losetup -d "$loop"
 		return 1
 	}
-	limited 60 "$here/fsync_check" verify "$cell/mnt/records" "$cell/acks"
+	limited 60 "$here/fsync_check" verify "$cell/mnt/records" "$cell/acks" "${options[@]}"
 	status=$?
 	limited 30 umount "$cell/mnt" || status=1
 	limited 60 e2fsck -fn "$loop" >"$cell/fsck" 2>&1 || {

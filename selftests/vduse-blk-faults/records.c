@@ -113,6 +113,7 @@ static int acks_add(struct acks *a, const struct ack *one)
 	t = &a->thread[one->thread];
 	switch (one->kind) {
 	case ACK_DURABLE:
+		t->before = t->durable;
 		t->durable = one->value + 1;
 		return 0;
 	case ACK_FORGET:
@@ -122,6 +123,7 @@ static int acks_add(struct acks *a, const struct ack *one)
 		return 0;
 	case ACK_ERROR:
 		a->errors++;
+		t->failed = true;
 		return 0;
 	}
 	return -EINVAL;
@@ -151,6 +153,15 @@ int acks_read(const char *path, size_t bytes, struct acks *ret)
 	if (!err)
 		*ret = a;
 	return err;
+}
+
+void acks_doubt_last(struct acks *acks)
+{
+	struct acks_thread *t;
+
+	for (t = acks->thread; t < acks->thread + acks->threads; t++)
+		if (t->failed)
+			t->durable = t->before;
 }
 
 /* A thread's files, read one after the other. */

@@ -77,7 +77,9 @@ struct acks {
 	uint64_t errors;
 	struct acks_thread {
 		uint64_t durable; /* so many records from 0 on */
+		uint64_t before;  /* likewise, without the last acknowledgement */
 		uint64_t kept;	  /* those before it may be gone */
+		bool failed;	  /* it ended with an error */
 	} thread[RECORDS_MAX_THREADS];
 };
 
@@ -92,6 +94,18 @@ struct acks {
  * Return: 0, or -errno; -EINVAL if that is no such list.
  */
 int acks_read(const char *path, size_t bytes, struct acks *ret);
+
+/**
+ * acks_doubt_last() - an fsync() during which the file system was shut down proves nothing
+ * @acks: as read; the last acknowledgement of each thread that failed is taken back
+ *
+ * When a disk is removed, or its journal fails, ext4 shuts itself down. An fsync()
+ * that is writing its data just then may find the extents not converted or the new
+ * size not logged (ext4_end_io_end() is silent about that) and nothing to commit,
+ * and return 0; so on every disk, and for that one fsync(): the thread's next write
+ * fails with EIO.
+ */
+void acks_doubt_last(struct acks *acks);
 
 /* What records_verify() found. */
 struct records_report {
