@@ -18,6 +18,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "tests/rng.h"
+
 #define MAX_IOV 8
 #define IDLE_MS 300
 
@@ -57,7 +59,7 @@ struct queue {
 	struct loop *loop;
 	pthread_t thread;
 	unsigned int index;
-	uint64_t rng;
+	struct rng rng;
 	uint64_t first_block;
 	uint64_t nblocks;
 	uint32_t block_size;
@@ -79,12 +81,6 @@ struct queue {
 	uint64_t enters;
 	int failed;
 };
-
-static uint32_t rnd(struct queue *q)
-{
-	q->rng = q->rng * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(q->rng >> 33);
-}
 
 /* A block's content: its number and seed in every 16 bytes. */
 static void fill(uint8_t *p, uint32_t block_size, uint64_t block, int32_t seed)
@@ -172,17 +168,17 @@ static void done(struct backend_request *req, int error)
 static void cut(struct slot *slot, uint64_t length)
 {
 	struct queue *q = slot->q;
-	unsigned int n = 1 + rnd(q) % MAX_IOV;
+	unsigned int n = 1 + rnd(&q->rng) % MAX_IOV;
 	uint64_t left = length, at = 0;
 
 	for (unsigned int i = 0; i < n; i++) {
-		uint64_t piece = i == n - 1 ? left : rnd(q) % (left / 2 + 1);
+		uint64_t piece = i == n - 1 ? left : rnd(&q->rng) % (left / 2 + 1);
 
 		slot->iov[i] = (struct iovec){ slot->buf + at, piece };
 		at += piece;
 		left -= piece;
 	}
-	if (rnd(q) % 8 == 0)
+	if (rnd(&q->rng) % 8 == 0)
 		slot->iov[n - 1].iov_len += 64;
 	slot->req.iov = slot->iov;
 	slot->req.niov = n;
@@ -191,7 +187,7 @@ static void cut(struct slot *slot, uint64_t length)
 static enum backend_op choose_op(struct queue *q)
 {
 	uint32_t flags = q->backend->info.flags;
-	uint32_t r = rnd(q) % 100;
+	uint32_t r = rnd(&q->rng) % 100;
 
 	if (q->s->reads_only || r < 45 || (flags & BACKEND_F_READ_ONLY))
 		return BACKEND_READ;
@@ -212,9 +208,9 @@ static bool reserve(struct slot *slot)
 	unsigned int most = q->s->max_blocks;
 
 	if (!q->s->single_size)
-		most = 1 + rnd(q) % most;
+		most = 1 + rnd(&q->rng) % most;
 	slot->nblocks = (unsigned int)min((uint64_t)most, q->nblocks);
-	slot->block = rnd(q) % (q->nblocks - slot->nblocks + 1);
+	slot->block = rnd(&q->rng) % (q->nblocks - slot->nblocks + 1);
 	for (unsigned int i = 0; i < slot->nblocks; i++)
 		if (q->busy[slot->block + i])
 			return false;
@@ -236,9 +232,9 @@ static bool start(struct slot *slot)
 		req->length = (uint64_t)slot->nblocks * q->block_size;
 		cut(slot, req->length);
 	}
-	if (req->op != BACKEND_READ && rnd(q) % 4 == 0)
+	if (req->op != BACKEND_READ && rnd(&q->rng) % 4 == 0)
 		req->flags |= BACKEND_REQ_FUA;
-	if (req->op == BACKEND_WRITE_ZEROES && rnd(q) % 2)
+	if (req->op == BACKEND_WRITE_ZEROES && rnd(&q->rng) % 2)
 		req->flags |= BACKEND_REQ_MAY_UNMAP;
 	if (req->op == BACKEND_WRITE) {
 		slot->seed = ++q->next_seed;
@@ -451,7 +447,7 @@ static int run_queues(const struct exercise *x, struct backend *backend, struct 
 		q->backend = backend;
 		q->control = &control;
 		q->index = i;
-		q->rng = x->seed * 1000003ull + i;
+		q->rng.state = x->seed * 1000003ull + i;
 		q->block_size = backend->info.block_size;
 		q->nblocks = blocks / n;
 		q->first_block = q->nblocks * i;

@@ -24,12 +24,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "tests/rng.h"
 #include "tests/sim_driver.h"
 #include "virtio/inflight_internal.h"
 
@@ -40,21 +40,6 @@
 #define ARENA_BYTES	(16u << 10)
 #define NEVER		UINT32_MAX
 #define LIVES		5u
-
-struct rng {
-	uint64_t state;
-};
-
-static uint32_t rnd(struct rng *r)
-{
-	r->state = r->state * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(r->state >> 33);
-}
-
-static unsigned int rnd_in(struct rng *r, unsigned int low, unsigned int high)
-{
-	return low + rnd(r) % (high - low + 1);
-}
 
 /* --- what a device wrote, by its meaning --- */
 
@@ -513,16 +498,6 @@ static bool run(const struct sim_params *params, uint64_t seed, uint32_t kill_at
 
 /* --- tests --- */
 
-static uint64_t seed_from_environment(void)
-{
-	const char *s = getenv("TEST_SEED");
-	uint64_t seed = s ? strtoull(s, NULL, 0) :
-			(uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
-
-	print_message("seed: TEST_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
-
 static struct sim_params pick_params(bool packed, uint64_t seed)
 {
 	static const unsigned int split_nums[] = { 1, 2, 4, 8 };
@@ -542,7 +517,7 @@ static struct sim_params pick_params(bool packed, uint64_t seed)
 /* Each sequence of events is run again and again, killed one store later each time. */
 static void kill_at_every_store(bool packed)
 {
-	uint64_t seed = seed_from_environment();
+	uint64_t seed = rng_seed();
 	unsigned int i, runs = 0;
 
 	for (i = 0; i < 80; i++) {
@@ -571,7 +546,7 @@ static void test_kill_packed(void **state)
 /* Many different sequences, each killed at one random store. */
 static void test_kill_random(void **state)
 {
-	uint64_t seed = seed_from_environment();
+	uint64_t seed = rng_seed();
 	unsigned int i, killed = 0;
 
 	(void)state;

@@ -38,6 +38,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "tests/rng.h"
 #include "tests/sim_driver.h"
 #include "transport/vduse.h"
 #include "transport/vduse_dev.h"
@@ -261,7 +262,7 @@ struct queue {
 
 struct world {
 	struct setup setup;
-	uint64_t rng;
+	struct rng rng;
 	uint8_t *arena;
 	struct queue queues[QUEUES_MAX];
 	pid_t daemon;
@@ -274,12 +275,6 @@ struct world {
 	uint32_t next_number;
 	unsigned int finished, in_flight, kills, orphans; /* in flight at a kill */
 };
-
-static uint32_t rnd(struct world *w)
-{
-	w->rng = w->rng * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(w->rng >> 33);
-}
 
 static void ask(struct world *w)
 {
@@ -449,7 +444,7 @@ static void fill(uint8_t *data, uint32_t number)
 
 static unsigned int pick_block(struct world *w)
 {
-	unsigned int i, block = rnd(w) % BLOCKS;
+	unsigned int i, block = rnd(&w->rng) % BLOCKS;
 
 	for (i = 0; i < BLOCKS && w->busy[block]; i++)
 		block = (block + 1) % BLOCKS;
@@ -465,7 +460,7 @@ static bool add(struct world *w, struct queue *q, unsigned int slot)
 	struct virtio_blk_outhdr header;
 	unsigned int n = 0;
 
-	*r = (struct request){ .type = types[rnd(w) % ARRAY_SIZE(types)], .block = pick_block(w) };
+	*r = (struct request){ .type = types[rnd(&w->rng) % ARRAY_SIZE(types)], .block = pick_block(w) };
 	r->data_iova = q->d->data + slot * 2 * BLOCK;
 	r->header_iova = r->data_iova + BLOCK;
 	r->status_iova = r->header_iova + 16;
@@ -479,7 +474,7 @@ static bool add(struct world *w, struct queue *q, unsigned int slot)
 	if (r->type != VIRTIO_BLK_T_FLUSH)
 		seg[n++] = (struct sim_segment){ r->data_iova, BLOCK, r->type == VIRTIO_BLK_T_IN };
 	seg[n++] = (struct sim_segment){ r->status_iova, 1, true };
-	if (!sim_add(q->d, seg, n, rnd(w) % 2, r))
+	if (!sim_add(q->d, seg, n, rnd(&w->rng) % 2, r))
 		return false;
 	r->busy = true;
 	if (r->type == VIRTIO_BLK_T_OUT)
@@ -523,7 +518,7 @@ static void submit(struct world *w)
 		bool added = false;
 
 		for (slot = 0; slot < DEPTH; slot++)
-			if (!q->requests[slot].busy && rnd(w) % 2)
+			if (!q->requests[slot].busy && rnd(&w->rng) % 2)
 				added |= add(w, q, slot);
 		if (added && sim_needs_kick(q->d))
 			assert_int_equal(write(kick_fds[i], &one, sizeof(one)), sizeof(one));
@@ -622,7 +617,7 @@ static void world_begin(struct world *w, const struct setup *s, uint64_t seed)
 
 	memset(w, 0, sizeof(*w));
 	w->setup = *s;
-	w->rng = seed;
+	w->rng.state = seed;
 	strcpy(folder, "/tmp/test-vduse-recovery-XXXXXX");
 	assert_non_null(mkdtemp(folder));
 	dir_fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -667,22 +662,12 @@ static void world_end(struct world *w)
 	assert_int_equal(rmdir(folder), 0);
 }
 
-static uint64_t seed_from_environment(void)
-{
-	const char *s = getenv("TEST_SEED");
-	uint64_t seed = s ? strtoull(s, NULL, 0) :
-			(uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
-
-	print_message("seed: TEST_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
-
 /* --- tests --- */
 
 /* Some daemons die in the middle of traffic, some before they get that far. */
 static void test_kills(void **state)
 {
-	const uint64_t seed = seed_from_environment();
+	const uint64_t seed = rng_seed();
 	static struct world w;
 	unsigned int config, i;
 
@@ -693,10 +678,10 @@ static void test_kills(void **state)
 		world_begin(&w, &s, seed + config);
 		bring_up(&w, NULL);
 		for (i = 0; i < 25; i++) {
-			if (rnd(&w) % 3)
-				traffic(&w, rnd(&w) % 200, PATIENCE_MS);
+			if (rnd(&w.rng) % 3)
+				traffic(&w, rnd(&w.rng) % 200, PATIENCE_MS);
 			else
-				traffic(&w, UINT16_MAX, (int)(rnd(&w) % 60));
+				traffic(&w, UINT16_MAX, (int)(rnd(&w.rng) % 60));
 			kill_and_restart(&w);
 		}
 		traffic(&w, 200, PATIENCE_MS);
@@ -735,8 +720,8 @@ static void test_last_kill(void **state)
 
 static void sometimes_kill(struct world *w)
 {
-	wait_for_daemon(w, (int)(rnd(w) % 20));
-	if (w->daemon && rnd(w) % 2)
+	wait_for_daemon(w, (int)(rnd(&w->rng) % 20));
+	if (w->daemon && rnd(&w->rng) % 2)
 		kill_and_restart(w);
 }
 

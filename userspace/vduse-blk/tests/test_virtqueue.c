@@ -22,12 +22,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/util.h"
+#include "tests/rng.h"
 #include "tests/sim_driver.h"
 
 #define CHAIN_BYTES	8192u
@@ -36,33 +36,6 @@
 /* A packed descriptor that is available in the first round, and in the second. */
 #define PACKED_AVAIL_FLAG	(1u << VRING_PACKED_DESC_F_AVAIL)
 #define PACKED_USED_FLAG	(1u << VRING_PACKED_DESC_F_USED)
-
-/* --- random numbers: small, fast, reproducible --- */
-
-struct rng {
-	uint64_t state;
-};
-
-static uint32_t rnd(struct rng *r)
-{
-	r->state = r->state * 6364136223846793005ull + 1442695040888963407ull;
-	return (uint32_t)(r->state >> 33);
-}
-
-static unsigned int rnd_in(struct rng *r, unsigned int low, unsigned int high)
-{
-	return low + rnd(r) % (high - low + 1);
-}
-
-static uint64_t seed_from_environment(void)
-{
-	const char *s = getenv("TEST_SEED");
-	uint64_t seed = s ? strtoull(s, NULL, 0) :
-			(uint64_t)time(NULL) * 1000003u + (uint64_t)getpid();
-
-	print_message("seed: TEST_SEED=%llu\n", (unsigned long long)seed);
-	return seed;
-}
 
 /* --- the device under test --- */
 
@@ -371,7 +344,7 @@ static void test_random_traffic(void **state)
 {
 	static const unsigned int split_nums[] = { 1, 2, 8, 64, 256 };
 	static const unsigned int packed_nums[] = { 1, 2, 3, 7, 64, 256 };
-	uint64_t seed = seed_from_environment();
+	uint64_t seed = rng_seed();
 	unsigned int i, flags;
 
 	(void)state;
