@@ -226,8 +226,22 @@ void backend_fail(struct backend *backend)
 
 void backend_refresh(struct backend *backend)
 {
+	if (backend->refreshing)
+		return;
+	backend->refreshing = true;
 	if (backend->ops->refresh)
 		backend->ops->refresh(backend);
+	else
+		backend_refreshed(backend, 0); /* what cannot change is known */
+}
+
+void backend_refreshed(struct backend *backend, int error)
+{
+	const struct backend_events *events = &backend->options.events;
+
+	backend->refreshing = false;
+	if (events->refreshed)
+		events->refreshed(events->opaque, error);
 }
 
 int backend_link_stats(struct backend *backend, unsigned int index,

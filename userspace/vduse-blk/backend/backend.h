@@ -7,7 +7,7 @@
  *			submit() ... done()
  *			queue_destroy(n) ... queue_destroy(0)
  *	main thread:	set_tunables(), fail(), refresh(), link_stats() at any time;
- *			events.changed() on its loop
+ *			events.changed(), events.refreshed() on its loop
  *	main thread:	backend_close()
  *
  * Queue 0 is created before the others and destroyed after them: a backend
@@ -108,6 +108,12 @@ struct backend_events {
 	struct loop *main; /* loop of the main thread; lives until backend_close() has returned */
 	/* On that loop. What is now is also in the backend's info. */
 	void (*changed)(void *opaque, const struct backend_info *now, enum backend_change what);
+	/*
+	 * The end of backend_refresh(), likewise, after changed() if there was something
+	 * to tell: 0, or -errno when the storage could not be asked. May be called from
+	 * inside of it. May be NULL.
+	 */
+	void (*refreshed)(void *opaque, int error);
 	void *opaque;
 };
 
@@ -250,6 +256,7 @@ struct backend {
 	const struct backend_ops *ops;
 	struct backend_info info;
 	struct backend_options options; /* defaults filled in; .tunables: those in force */
+	bool refreshing; /* main thread */
 };
 
 /* First member of every backend's own queue structure. */
@@ -341,10 +348,20 @@ void backend_fail(struct backend *backend);
  * backend_refresh() - ask the storage for its size and flags again
  * @backend: open
  *
- * Main thread, as above. events.changed() tells of what is new; if nothing is,
- * or the storage cannot be reached, it is not called.
+ * Main thread, as above. events.changed() tells of what is new; events.refreshed()
+ * comes once, then, for all calls since it came last. It does not come any more
+ * when queue 0 is destroyed and the main loop is not run again.
  */
 void backend_refresh(struct backend *backend);
+
+/**
+ * backend_refreshed() - for backends: what ops->refresh() has begun is over
+ * @backend: open
+ * @error: 0 or -errno
+ *
+ * Main thread.
+ */
+void backend_refreshed(struct backend *backend, int error);
 
 /**
  * backend_link_stats() - state and counters of a connection

@@ -178,7 +178,7 @@ static void file_close(struct backend *backend)
  * size that is no multiple of the block size cannot be offered to a driver; it
  * was a whole one before, so the odd rest is left out.
  */
-static void file_refresh(struct backend *backend)
+static int ask_size(struct backend *backend)
 {
 	struct file_backend *f = container_of(backend, struct file_backend, common);
 	const struct backend_events *events = &backend->options.events;
@@ -186,18 +186,26 @@ static void file_refresh(struct backend *backend)
 	struct stat st;
 
 	if (fstat(f->fd, &st) < 0 || (S_ISBLK(st.st_mode) && ioctl(f->fd, BLKGETSIZE64, &size) < 0)) {
-		log_warning("file: cannot ask for the size: %s", strerror(errno));
-		return;
+		int error = -errno;
+
+		log_warning("file: cannot ask for the size: %s", strerror(-error));
+		return error;
 	}
 	if (!S_ISBLK(st.st_mode))
 		size = (uint64_t)st.st_size;
 	size -= size % backend->info.block_size;
 	if (size == before)
-		return;
+		return 0;
 	backend->info.size = size;
 	if (events->changed)
 		events->changed(events->opaque, &backend->info,
 				size > before ? BACKEND_GROWN : BACKEND_SHRUNK);
+	return 0;
+}
+
+static void file_refresh(struct backend *backend)
+{
+	backend_refreshed(backend, ask_size(backend));
 }
 
 static int file_queue_create(struct backend *backend, struct loop *loop, unsigned int index,

@@ -393,6 +393,8 @@ static void changed(struct nbd_session *s, unsigned int changes)
 			continue;
 		s->events.changed(s->events.opaque, info, order[i]);
 	}
+	if (changes & NBD_SESSION_REFRESHED)
+		backend_refreshed(&b->common, s->refresh_error);
 }
 
 static void nbd_set_tunables(struct backend *backend, const struct backend_tunables *t)
@@ -419,7 +421,9 @@ static void nbd_refresh(struct backend *backend)
 	struct nbd_session *s = &to_nbd(backend)->session;
 
 	if (s->events.main)
-		nbd_session_post(s, s->events.main, 0, NBD_ORDER_REFRESH);
+		nbd_session_refresh(s);
+	else
+		backend_refreshed(backend, -EINVAL);
 }
 
 static int nbd_link_stats(struct backend *backend, unsigned int index,

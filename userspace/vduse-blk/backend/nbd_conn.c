@@ -138,11 +138,6 @@ const struct nbd_export *nbd_conn_export(const struct nbd_conn *conn)
 	return &conn->export;
 }
 
-const struct stream_stats *nbd_conn_stream_stats(const struct nbd_conn *conn)
-{
-	return stream_stats(conn->stream);
-}
-
 uint32_t nbd_conn_max_payload(const struct nbd_export *export)
 {
 	uint32_t limit = min(export->max_block, MAX_PAYLOAD);
@@ -154,11 +149,6 @@ uint32_t nbd_conn_max_payload(const struct nbd_export *export)
 const struct backend_request *nbd_conn_oldest(const struct nbd_conn *conn)
 {
 	return conn->first;
-}
-
-unsigned int nbd_conn_in_flight(const struct nbd_conn *conn)
-{
-	return conn->in_flight;
 }
 
 void nbd_conn_set_keepalive(struct nbd_conn *conn, unsigned int ms)

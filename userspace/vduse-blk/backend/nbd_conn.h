@@ -49,7 +49,7 @@ struct nbd_conn_params {
 	unsigned int depth;	 /* requests on the wire at a time */
 	const struct nbd_conn_ops *ops;
 	void *owner;
-	struct stream_stats *stats; /* where to count; NULL: only nbd_conn_stream_stats() */
+	struct stream_stats *stats; /* where to count; NULL: nowhere */
 };
 
 /**
@@ -143,22 +143,6 @@ const struct nbd_export *nbd_conn_export(const struct nbd_conn *conn);
  * @ms: 0: never
  */
 void nbd_conn_set_keepalive(struct nbd_conn *conn, unsigned int ms);
-
-/**
- * nbd_conn_stream_stats() - counters of the byte stream below, over all connections
- * @conn: any
- *
- * Return: valid as long as @conn.
- */
-const struct stream_stats *nbd_conn_stream_stats(const struct nbd_conn *conn);
-
-/**
- * nbd_conn_in_flight() - pieces of requests that are on the wire
- * @conn: any
- *
- * Return: their number.
- */
-unsigned int nbd_conn_in_flight(const struct nbd_conn *conn);
 
 /**
  * nbd_conn_memory() - bytes that it has allocated

@@ -406,8 +406,13 @@ static void asking_ended(void *owner, const struct nbd_conn_end *end)
 {
 	struct nbd_link *link = owner;
 
-	if (!end->wanted)
+	int error = 0;
+
+	if (!end->wanted) {
 		log_warning("%s (while asking for the size)", end->error.text);
+		error = end->error.errnum ? -end->error.errnum : -EIO;
+	}
+	nbd_session_refreshed(link->session, link->loop, error);
 	loop_timer_cancel(link->loop, &link->asking_timer);
 	nbd_conn_destroy(link->asking);
 	link->asking = NULL;
@@ -437,13 +442,17 @@ static void refresh(struct nbd_link *link)
 		.owner = link,
 	};
 	struct error e = ERROR_INIT;
+	int ret;
 
 	if (link->asking)
 		return;
-	if (nbd_conn_create(link->loop, &params, &link->asking, &e) < 0 ||
-	    nbd_conn_connect(link->asking, &link->session->addrs[link->addr], &e) < 0) {
+	ret = nbd_conn_create(link->loop, &params, &link->asking, &e);
+	if (!ret)
+		ret = nbd_conn_connect(link->asking, &link->session->addrs[link->addr], &e);
+	if (ret < 0) {
 		log_warning("%s (while asking for the size)", e.text);
 		nbd_conn_destroy(take_ptr(link->asking));
+		nbd_session_refreshed(link->session, link->loop, ret);
 		return;
 	}
 	link->asking_timer.expired = asking_expired;
@@ -671,5 +680,8 @@ void nbd_link_close(struct nbd_link *link)
 		if (!run(link))
 			break;
 	}
+	/* An order to ask that came too late. */
+	if (!link->params.index)
+		nbd_session_refreshed(link->session, link->loop, -ECANCELED);
 	link_free(link);
 }

@@ -89,12 +89,32 @@ static void changes_arrived(struct loop_op *op, int res, uint32_t cqe_flags)
 		s->changed(s, changes);
 }
 
-void nbd_session_event(struct nbd_session *s, struct loop *from, enum backend_change change)
+static void tell(struct nbd_session *s, struct loop *from, unsigned int change)
 {
 	if (!s->events.main)
 		return;
-	if (!__atomic_fetch_or(&s->changes, 1u << change, __ATOMIC_ACQ_REL))
+	if (!__atomic_fetch_or(&s->changes, change, __ATOMIC_ACQ_REL))
 		loop_send(from, s->events.main, &s->changes_msg, 0);
+}
+
+void nbd_session_event(struct nbd_session *s, struct loop *from, enum backend_change change)
+{
+	tell(s, from, 1u << change);
+}
+
+void nbd_session_refresh(struct nbd_session *s)
+{
+	__atomic_store_n(&s->refresh_due, 1, __ATOMIC_RELEASE);
+	if (!nbd_session_post(s, s->events.main, 0, NBD_ORDER_REFRESH))
+		nbd_session_refreshed(s, s->events.main, -ENOTCONN);
+}
+
+void nbd_session_refreshed(struct nbd_session *s, struct loop *from, int error)
+{
+	if (!__atomic_exchange_n(&s->refresh_due, 0, __ATOMIC_ACQ_REL))
+		return;
+	s->refresh_error = error;
+	tell(s, from, NBD_SESSION_REFRESHED);
 }
 
 void nbd_session_set_lost(struct nbd_session *s, struct loop *from, unsigned int index, bool lost)

@@ -67,6 +67,9 @@ enum nbd_recovery {
 	NBD_RECOVERY_REPLAYING, /* by session->replayer */
 };
 
+/* In the changes that the main thread is told of: the server was asked. */
+#define NBD_SESSION_REFRESHED (1u << 31)
+
 struct nbd_session {
 	/* Constant. */
 	struct stream_addr addrs[NBD_MAX_ADDRS];
@@ -95,8 +98,11 @@ struct nbd_session {
 	enum nbd_recovery recovery;
 	unsigned int replayer;
 
+	unsigned int refresh_due; /* atomic: the main thread waits for nbd_session_refreshed() */
+	int refresh_error;	  /* with NBD_SESSION_REFRESHED */
+
 	/* To the main thread. */
-	unsigned int changes; /* atomic: bit n is enum backend_change n */
+	unsigned int changes; /* atomic: bit n is enum backend_change n; NBD_SESSION_REFRESHED */
 	struct loop_msg changes_msg;
 	void (*changed)(struct nbd_session *session, unsigned int changes);
 	bool closing;
@@ -180,6 +186,22 @@ struct backend_tunables nbd_session_tunables(struct nbd_session *s);
  * @change: what
  */
 void nbd_session_event(struct nbd_session *s, struct loop *from, enum backend_change change);
+
+/**
+ * nbd_session_refresh() - have link 0 ask the server what the export is
+ * @s: the session
+ *
+ * Main thread, which is told NBD_SESSION_REFRESHED; not again before that.
+ */
+void nbd_session_refresh(struct nbd_session *s);
+
+/**
+ * nbd_session_refreshed() - the answer; nothing if none is due
+ * @s: the session
+ * @from: the calling thread's loop
+ * @error: 0, or -errno when the server could not be asked
+ */
+void nbd_session_refreshed(struct nbd_session *s, struct loop *from, int error);
 
 /**
  * nbd_session_set_lost() - a link has lost its connection, or has one again

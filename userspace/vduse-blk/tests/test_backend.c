@@ -393,7 +393,7 @@ static void test_file_shrinks(void **state)
 }
 
 struct seen_change {
-	unsigned int n;
+	unsigned int n, refreshed;
 	enum backend_change what;
 	uint64_t size;
 };
@@ -407,12 +407,22 @@ static void see_change(void *opaque, const struct backend_info *now, enum backen
 	seen->size = now->size;
 }
 
+static void see_refreshed(void *opaque, int error)
+{
+	struct seen_change *seen = opaque;
+
+	assert_int_equal(error, 0);
+	seen->refreshed++;
+}
+
 /* A file does not say when its size changes, so it is asked. */
 static void test_file_refresh(void **state)
 {
 	char path[] = "/tmp/test-backend-XXXXXX", uri[64];
 	struct seen_change seen = { 0 };
-	struct backend_options options = { .events = { .changed = see_change, .opaque = &seen },
+	struct backend_options options = { .events = { .changed = see_change,
+						       .refreshed = see_refreshed,
+						       .opaque = &seen },
 					   .tunables = { .request_ms = 1234,
 							 .reconnect_min_ms = 20000 } };
 	struct backend_link_stats stats;
@@ -426,6 +436,7 @@ static void test_file_refresh(void **state)
 	assert_int_equal(backend_open(uri, &options, &backend, &e), 0);
 	backend_refresh(backend);
 	assert_int_equal(seen.n, 0);
+	assert_int_equal(seen.refreshed, 1);
 
 	assert_int_equal(ftruncate(fd, (2 << 20) + 100), 0);
 	backend_refresh(backend);
@@ -439,6 +450,7 @@ static void test_file_refresh(void **state)
 	assert_int_equal(seen.n, 2);
 	assert_int_equal(seen.what, BACKEND_SHRUNK);
 	assert_int_equal(seen.size, 4096);
+	assert_int_equal(seen.refreshed, 3);
 
 	/* No connection, so nothing to fail and nothing to count. */
 	backend_fail(backend);

@@ -46,6 +46,8 @@ struct rig {
 	struct backend_options options;
 	struct io io[MAX_IO];
 	unsigned int changes[_BACKEND_CHANGE_MAX];
+	unsigned int refreshed;
+	int refresh_error; /* of the last one */
 	bool scripted;
 };
 
@@ -55,6 +57,14 @@ static void changed(void *opaque, const struct backend_info *now, enum backend_c
 
 	assert_ptr_equal(now, &r->backend->info);
 	r->changes[what]++;
+}
+
+static void refreshed(void *opaque, int error)
+{
+	struct rig *r = opaque;
+
+	r->refreshed++;
+	r->refresh_error = error;
 }
 
 static void tick(struct loop_timer *timer)
@@ -88,7 +98,7 @@ static struct rig *open_rig(const char *uri, const struct backend_options *optio
 	assert_non_null(r);
 	assert_int_equal(loop_create(&lp, &r->loop, &e), 0);
 	r->options = *options;
-	r->options.events = (struct backend_events){ r->loop, changed, r };
+	r->options.events = (struct backend_events){ r->loop, changed, refreshed, r };
 	if (!r->options.queues)
 		r->options.queues = 1;
 	if (uri && backend_open(uri, &r->options, &r->backend, &e))
@@ -506,8 +516,65 @@ static void test_refresh(void **state)
 	wait_for(r, r->changes[BACKEND_GROWN]);
 	assert_int_equal(r->backend->info.size, 2097152);
 	wait_for(r, stats_of(r).connects == 2);
+	assert_int_equal(r->refreshed, 1);
+	assert_int_equal(r->refresh_error, 0);
 	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
 	assert_int_equal(r->changes[BACKEND_LOST], 0);
+	end(r);
+}
+
+/* Each time it is asked there is one answer: nothing new, something new, nobody there. */
+static void test_refreshed(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs leave | hs disc | hs sleep:50 disc | " EXPORT(524288, 0x16d)
+			      "disc | greet close | greet flags opt:8 ack opt:7 err:6 opt:2 close",
+			      &options);
+
+	(void)state;
+	backend_refresh(r->backend);
+	assert_int_equal(r->refreshed, 0);
+	wait_for(r, r->refreshed == 1);
+	assert_int_equal(r->refresh_error, 0);
+	/* The second and third call while the first is under way are the same question. */
+	for (int i = 0; i < 3; i++) {
+		backend_refresh(r->backend);
+		turn(r, 5);
+	}
+	wait_for(r, r->refreshed == 2);
+	assert_int_equal(r->changes[BACKEND_SHRUNK], 0);
+	backend_refresh(r->backend);
+	wait_for(r, r->refreshed == 3);
+	assert_int_equal(r->refresh_error, 0);
+	assert_int_equal(r->changes[BACKEND_SHRUNK], 1);
+	backend_refresh(r->backend);
+	wait_for(r, r->refreshed == 4);
+	assert_int_equal(r->refresh_error, -ECONNRESET);
+	backend_refresh(r->backend);
+	wait_for(r, r->refreshed == 5);
+	assert_true(r->refresh_error < 0);
+	turn(r, 20);
+	assert_int_equal(r->refreshed, 5);
+	end(r);
+}
+
+/* Nobody is there to ask, or goes while he does. */
+static void test_refresh_without_queues(void **state)
+{
+	const struct backend_options options = { 0 };
+	struct rig *r = start("hs serve | greet wait", &options);
+
+	(void)state;
+	backend_refresh(r->backend);
+	turn(r, 20);
+	assert_int_equal(r->refreshed, 0);
+	backend_queue_destroy(r->q[0]);
+	r->q[0] = NULL;
+	wait_for(r, r->refreshed == 1);
+	assert_true(r->refresh_error < 0);
+	backend_refresh(r->backend);
+	wait_for(r, r->refreshed == 2);
+	assert_int_equal(r->refresh_error, -ENOTCONN);
 	end(r);
 }
 
@@ -970,6 +1037,8 @@ int main(void)
 		cmocka_unit_test(test_flags_lost),
 		cmocka_unit_test(test_fua_lost),
 		cmocka_unit_test(test_refresh),
+		cmocka_unit_test(test_refreshed),
+		cmocka_unit_test(test_refresh_without_queues),
 		cmocka_unit_test(test_renew_when_a_replay_ends),
 		cmocka_unit_test(test_late_write),
 		cmocka_unit_test(test_fence_deadline),
