@@ -6,6 +6,7 @@
  * struct vblk_device. More of it is announced. Less cannot be: requests fail that
  * cannot be carried out, and --on-shrink says whether others still may write.
  */
+#include <errno.h>
 #include <inttypes.h>
 
 #include <jansson.h>
@@ -15,7 +16,7 @@
 #include "cmd/serve.h"
 #include "transport/vduse_dev.h"
 
-/* For an answer that says nothing new, or never comes. */
+/* For a server that does not answer. */
 #define RESIZE_MS	3000
 
 /*
@@ -52,13 +53,21 @@ static uint64_t disk_bytes(const struct serve *s)
 	return s->disk.capacity << VBLK_SECTOR_SHIFT;
 }
 
-static void answer_resize(struct serve *s)
+/* The storage has been asked, or could not be: what is known now may be old then. */
+static void answer_resize(void *opaque, int error)
 {
+	struct error e = ERROR_INIT;
 	struct control_request *r;
+	struct serve *s = opaque;
 
 	loop_timer_cancel(s->loop, &s->resize_timer);
 	while ((r = s->resizing)) {
 		s->resizing = r->next;
+		if (error) {
+			err_set_errno(&e, -error, "cannot ask the storage for its size");
+			control_refuse(r, &e);
+			continue;
+		}
 		control_answer(r, json_pack("{s:I, s:I}", "size", (json_int_t)disk_bytes(s),
 					    "storage_size",
 					    (json_int_t)s->backend->info.size));
@@ -67,7 +76,7 @@ static void answer_resize(struct serve *s)
 
 static void resize_timer_expired(struct loop_timer *timer)
 {
-	answer_resize(container_of(timer, struct serve, resize_timer));
+	answer_resize(container_of(timer, struct serve, resize_timer), -ETIMEDOUT);
 }
 
 void serve_resize(struct serve *s, struct control_request *r)
@@ -136,7 +145,6 @@ static void storage_changed(void *opaque, const struct backend_info *now,
 	case BACKEND_FLAGS_CHANGED:
 		grow(s, now->size);
 		compare(s, now);
-		answer_resize(s);
 		break;
 	default:
 		break; /* the backend logs it, the statistics show it */
@@ -152,7 +160,12 @@ int serve_open_storage(struct serve *s, struct error *e)
 		.queue_depth = s->options.queue_size,
 		.tunables = s->options.tunables.backend,
 		.replay_log = s->options.replay_log,
-		.events = { .main = s->loop, .changed = storage_changed, .opaque = s },
+		.events = {
+			.main = s->loop,
+			.changed = storage_changed,
+			.refreshed = answer_resize,
+			.opaque = s,
+		},
 		.prior_writes = s->recovery ? s->recovery->writes : NULL,
 		.prior_writes_n = s->recovery ? s->recovery->num_writes : 0,
 	};

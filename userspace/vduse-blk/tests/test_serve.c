@@ -63,6 +63,7 @@ struct daemon {
 	struct loop *queue_loop;
 	struct loop_msg fail_msg;
 	bool grow_on_refresh;
+	int refresh_error;
 	struct backend_info now;
 };
 
@@ -109,12 +110,12 @@ static void tell(enum backend_change what)
 
 static void refresh(struct backend *backend)
 {
-	(void)backend;
 	d.refreshes++;
 	if (d.grow_on_refresh) {
 		d.now.size *= 2;
 		tell(BACKEND_GROWN);
 	}
+	backend_refreshed(backend, d.refresh_error);
 }
 
 /* --- the daemon --- */
@@ -254,6 +255,15 @@ static json_t *ask(json_t *request)
 	if (control_call(d.root, NAME, request, 10000, &answer, &e))
 		fail_msg("%s", e.text);
 	return answer;
+}
+
+static void assert_refused(json_t *request, const char *why)
+{
+	struct error e = ERROR_INIT;
+	json_t *answer;
+
+	assert_true(control_call(d.root, NAME, request, 10000, &answer, &e) < 0);
+	assert_non_null(strstr(e.text, why));
 }
 
 static void command(const char *name)
@@ -430,6 +440,12 @@ static void test_resize(void **state)
 	answer = ask(json_pack("{s:s}", "command", "resize"));
 	assert_int_equal(json_integer_value(json_object_get(answer, "size")), 4 * SIZE);
 	json_decref(answer);
+	assert_int_equal(d.refreshes, 2);
+
+	/* What is not known is not said. */
+	d.refresh_error = -ECONNREFUSED;
+	assert_refused(json_pack("{s:s}", "command", "resize"), "Connection refused");
+	assert_int_equal(status_number("size"), 4 * SIZE);
 	frontend_close(&f);
 	command("stop");
 	join_daemon(0);
