@@ -250,20 +250,17 @@ static int apply_part(const struct write_log *log, const struct write_entry *e, 
 	return copy_data(log, e->data + skip, length, disk, e->offset + skip);
 }
 
-/* Each piece, with even odds. Return: whether any, or -errno. */
+/* Each logical block, with even odds. Return: whether any, or -errno. */
 static int apply_torn(const struct write_log *log, const struct write_entry *e, struct prng *r,
 		      int disk)
 {
-	uint64_t skip, length;
+	uint64_t skip;
 	int any = 0, err;
 
-	for (skip = 0; skip < e->length; skip += length) {
-		length = WRITE_LOG_TEAR - (e->offset + skip) % WRITE_LOG_TEAR;
-		if (length > e->length - skip)
-			length = e->length - skip;
+	for (skip = 0; skip < e->length; skip += log->sector) {
 		if (prng_below(r, 2))
 			continue;
-		err = apply_part(log, e, skip, length, disk);
+		err = apply_part(log, e, skip, log->sector, disk);
 		if (err)
 			return err;
 		any = 1;

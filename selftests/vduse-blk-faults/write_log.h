@@ -32,12 +32,6 @@
 
 #define WRITE_LOG_MARK_MAX 255
 
-/*
- * What a disk writes whole or not at all. Not 512 bytes: ext4's super block has
- * 1024, with a checksum, and is written in place.
- */
-#define WRITE_LOG_TEAR 4096
-
 /* What the target itself writes as the last entry. */
 #define WRITE_LOG_END_MARK "dm-log-writes-end"
 
@@ -51,7 +45,7 @@ struct write_entry {
 
 struct write_log {
 	int fd;
-	uint32_t sector; /* bytes */
+	uint32_t sector; /* bytes; the logical block of the logged disk */
 	size_t count;
 	struct write_entry *entry;
 };
@@ -95,10 +89,11 @@ int write_log_apply(const struct write_log *log, const struct write_entry *e, in
  * @log: the log
  * @first: the first entry behind a boundary
  * @end: the next boundary, or the number of entries
- * @seed: which subset; an odd one also tears writes, WRITE_LOG_TEAR bytes at a time
+ * @seed: which subset; an odd one also tears writes, between any two logical blocks
  * @disk: descriptor of the image, in the state of that boundary
  *
- * Each of the writes from @first to before @end happens or not, in their order.
+ * Each of the writes from @first to before @end happens or not, in their order. A
+ * disk writes a logical block whole or not at all, and promises nothing beyond it.
  *
  * Return: how many happened at least in part, or -errno.
  */
