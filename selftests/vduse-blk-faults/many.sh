@@ -4,14 +4,14 @@
 # Many devices created at once, and many of their daemons killed at once: all
 # of them come, and all of those come back.
 #
-# MANY_DEVICES, MANY_KILLED in the environment (32 and 16; tools/check-long: 256
+# MANY_DEVICES, MANY_KILLED in the environment (16 and 8; tools/check-long: 256
 # and 64).
 
 # shellcheck source-path=SCRIPTDIR source=cell.sh
 . "$(dirname "$0")/cell.sh"
 
-devices=${MANY_DEVICES:-32}
-killed=${MANY_KILLED:-16}
+devices=${MANY_DEVICES:-16}
+killed=${MANY_KILLED:-8}
 pids=()
 
 # begin FIRST COUNT: starts daemons, all at once
