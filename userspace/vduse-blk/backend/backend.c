@@ -184,6 +184,7 @@ int backend_open(const char *uri_text, const struct backend_options *options,
 		goto out_uri;
 	}
 	backend->options = o;
+	backend->options.descriptor = NULL;
 	backend->options.prior_writes = NULL;
 	*ret_backend = backend;
 

@@ -143,6 +143,11 @@ struct backend_options {
 	 */
 	const struct backend_range *prior_writes;
 	unsigned int prior_writes_n;
+	/*
+	 * What backend_descriptor() said in a predecessor, which has it open still; stays
+	 * the caller's. NULL: none; -1 in it: the storage has none.
+	 */
+	const int *descriptor;
 };
 
 enum backend_op {
@@ -249,6 +254,7 @@ struct backend_ops {
 	void (*refresh)(struct backend *backend);
 	int (*link_stats)(struct backend *backend, unsigned int index,
 			  struct backend_link_stats *ret_stats);
+	int (*descriptor)(const struct backend *backend);
 };
 
 /* First member of every backend's own structure. */
@@ -375,6 +381,19 @@ void backend_refreshed(struct backend *backend, int error);
  */
 int backend_link_stats(struct backend *backend, unsigned int index,
 		       struct backend_link_stats *ret_stats);
+
+/**
+ * backend_descriptor() - what a successor needs to open the storage meanwhile
+ * @backend: open
+ *
+ * A file that only one process may open is handed over open.
+ *
+ * Return: a descriptor that stays the backend's, or -1: a successor needs none.
+ */
+static inline int backend_descriptor(const struct backend *backend)
+{
+	return backend->ops->descriptor ? backend->ops->descriptor(backend) : -1;
+}
 
 /**
  * backend_loss_name() - for status and statistics

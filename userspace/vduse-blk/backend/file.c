@@ -132,6 +132,26 @@ static int open_path(const char *path, bool read_only, struct error *e)
 	return err_set_errno(e, errno, "cannot open it");
 }
 
+/*
+ * A predecessor has the file open, and its lock goes with the descriptor. The path may
+ * mean another file by now.
+ */
+static int inherit(const char *path, bool read_only, int inherited, struct error *e)
+{
+	const int access = read_only ? O_RDONLY : O_RDWR;
+	struct stat was, is;
+
+	if (stat(path, &is) || fstat(inherited, &was))
+		return err_set_errno(e, errno, "cannot compare it with the file that is in use");
+	if (is.st_dev != was.st_dev || is.st_ino != was.st_ino)
+		return err_set(e, ESTALE, "it is not the file that is in use");
+	if ((fcntl(inherited, F_GETFL) & O_ACCMODE) != access)
+		return err_set(e, EINVAL, "it cannot become %s in an upgrade",
+			       read_only ? "read-only" : "writable");
+	inherited = fcntl(inherited, F_DUPFD_CLOEXEC, 0);
+	return inherited < 0 ? err_set_errno(e, errno, "cannot use its descriptor") : inherited;
+}
+
 static int file_open(const struct uri *uri, const struct backend_options *options,
 		     struct backend **ret_backend, struct error *e)
 {
@@ -149,7 +169,10 @@ static int file_open(const struct uri *uri, const struct backend_options *option
 	if (ret < 0)
 		return ret;
 
-	fd = open_path(uri->path, options->read_only, e);
+	if (options->descriptor && *options->descriptor >= 0)
+		fd = inherit(uri->path, options->read_only, *options->descriptor, e);
+	else
+		fd = open_path(uri->path, options->read_only, e);
 	ret = fd < 0 ? fd : inspect(fd, options->read_only, &info, e);
 	if (ret < 0)
 		return err_prefix(e, "file '%s'", uri->path);
@@ -163,6 +186,11 @@ static int file_open(const struct uri *uri, const struct backend_options *option
 	f->fd = take_fd(&fd);
 	*ret_backend = &f->common;
 	return 0;
+}
+
+static int file_descriptor(const struct backend *backend)
+{
+	return container_of(backend, struct file_backend, common)->fd;
 }
 
 static void file_close(struct backend *backend)
@@ -408,4 +436,5 @@ const struct backend_ops file_backend_ops = {
 	.queue_destroy = file_queue_destroy,
 	.submit = file_submit,
 	.refresh = file_refresh,
+	.descriptor = file_descriptor,
 };

@@ -8,6 +8,9 @@
  * thread's until @report arrives on the main loop. The message ring of io_uring
  * orders the memory accesses.
  *
+ * Taking a stop back and flushing have messages of their own, since the command may
+ * take as long as the storage does.
+ *
  * Order of a stop: the core drains (vblk_queue_stop()), the transport ends what
  * it has under way on the loop, the watch for kicks is taken back, mappings are
  * forgotten; then the report goes out.
@@ -29,6 +32,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -40,6 +44,15 @@ enum command {
 	COMMAND_UPDATE,
 	COMMAND_QUERY,
 	COMMAND_QUIT,
+};
+
+/* A question to the queue's thread and the answer, besides the commands. */
+struct errand {
+	struct loop_msg order;
+	struct loop_msg report;
+	queue_thread_done *done;
+	void *opaque;
+	bool under_way; /* the main thread's */
 };
 
 struct queue_thread {
@@ -66,6 +79,11 @@ struct queue_thread {
 	struct virtqueue_state state;
 	queue_thread_done *done;
 	void *opaque;
+	struct queue_thread_times times;
+
+	struct errand unstop;
+	struct errand flush;
+	struct backend_request flush_request;
 
 	/* Only while queue_thread_create() waits. */
 	sem_t ready;
@@ -77,6 +95,14 @@ static void report(struct queue_thread *q, int error)
 {
 	/* The value of a message cannot be negative. */
 	loop_send(q->loop, q->params.main, &q->report, -error);
+}
+
+static uint64_t now_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 /* Kicks */
@@ -144,6 +170,7 @@ static int start(struct queue_thread *q)
 		log_error("cannot serve the ring: %s", e.text);
 		return err;
 	}
+	q->times.started_ns = now_ns();
 	q->running = true;
 	q->kick_fd = setup.kick_fd;
 	watch_kicks(q);
@@ -180,6 +207,8 @@ static void ordered(struct loop_op *op, int res, uint32_t cqe_flags)
 		report(q, start(q));
 		break;
 	case COMMAND_STOP:
+		if (q->running)
+			q->times.stopped_ns = now_ns();
 		vblk_queue_stop(q->vblk, drained, q);
 		break;
 	case COMMAND_UPDATE:
@@ -196,6 +225,38 @@ static void ordered(struct loop_op *op, int res, uint32_t cqe_flags)
 		loop_stop(q->loop);
 		break;
 	}
+}
+
+/* Errands, on the queue's thread */
+
+static void unstop_ordered(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct queue_thread *q = container_of(op, struct queue_thread, unstop.order.op);
+
+	(void)res;
+	(void)cqe_flags;
+	if (vblk_queue_resume(q->vblk)) {
+		q->times.started_ns = now_ns();
+		report(q, -ECANCELED);
+	}
+	loop_send(q->loop, q->params.main, &q->unstop.report, 0);
+}
+
+static void flushed(struct backend_request *req, int error)
+{
+	struct queue_thread *q = container_of(req, struct queue_thread, flush_request);
+
+	loop_send(q->loop, q->params.main, &q->flush.report, -error);
+}
+
+static void flush_ordered(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct queue_thread *q = container_of(op, struct queue_thread, flush.order.op);
+
+	(void)res;
+	(void)cqe_flags;
+	q->flush_request = (struct backend_request) { .op = BACKEND_FLUSH, .done = flushed };
+	backend_submit(q->backend, &q->flush_request);
 }
 
 /* The thread */
@@ -301,6 +362,57 @@ void queue_thread_stop(struct queue_thread *q, uint64_t first, uint64_t last,
 	command(q, COMMAND_STOP, done, opaque);
 }
 
+static void errand_done(struct queue_thread *q, struct errand *errand, int error)
+{
+	errand->under_way = false;
+	errand->done(errand->opaque, q, error);
+}
+
+static void unstop_reported(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct queue_thread *q = container_of(op, struct queue_thread, unstop.report.op);
+
+	(void)cqe_flags;
+	errand_done(q, &q->unstop, -res);
+}
+
+static void flush_reported(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct queue_thread *q = container_of(op, struct queue_thread, flush.report.op);
+
+	(void)cqe_flags;
+	errand_done(q, &q->flush, -res);
+}
+
+static void send_errand(struct queue_thread *q, struct errand *errand, queue_thread_done *done,
+			void *opaque)
+{
+	errand->done = done;
+	errand->opaque = opaque;
+	errand->under_way = true;
+	loop_send(q->params.main, q->loop, &errand->order, 0);
+}
+
+void queue_thread_unstop(struct queue_thread *q, queue_thread_done *done, void *opaque)
+{
+	send_errand(q, &q->unstop, done, opaque);
+}
+
+void queue_thread_flush(struct queue_thread *q, queue_thread_done *done, void *opaque)
+{
+	send_errand(q, &q->flush, done, opaque);
+}
+
+bool queue_thread_flushing(const struct queue_thread *q)
+{
+	return q->flush.under_way;
+}
+
+struct queue_thread_times queue_thread_times(const struct queue_thread *q)
+{
+	return q->times;
+}
+
 void queue_thread_update(struct queue_thread *q, bool forget, queue_thread_done *done,
 			 void *opaque)
 {
@@ -326,6 +438,7 @@ unsigned int queue_thread_index(const struct queue_thread *q)
 void queue_thread_stats(const struct queue_thread *q, struct vblk_queue_stats *ret_stats)
 {
 	vblk_queue_stats(q->vblk, ret_stats);
+	ret_stats->in_flight += q->flush.under_way;
 }
 
 void queue_thread_latency(const struct queue_thread *q, enum vblk_latency kind,
@@ -381,6 +494,10 @@ int queue_thread_create(const struct queue_thread_params *params,
 	q->kick_op.complete = kicked;
 	q->order.op.complete = ordered;
 	q->report.op.complete = reported;
+	q->unstop.order.op.complete = unstop_ordered;
+	q->unstop.report.op.complete = unstop_reported;
+	q->flush.order.op.complete = flush_ordered;
+	q->flush.report.op.complete = flush_reported;
 	q->ready_text = e ? e : &local;
 
 	sem_init(&q->ready, 0, 0);

@@ -108,7 +108,7 @@ int queue_thread_create(const struct queue_thread_params *params,
 
 /**
  * queue_thread_destroy() - end the thread and free the queue
- * @q:	may be NULL; stopped, without a command at work
+ * @q:	may be NULL; stopped, without a command or a flush at work
  *
  * Queues are destroyed in the reverse order of their index, from outside the
  * main loop (which this runs). Sleeps until the thread has ended.
@@ -138,6 +138,55 @@ void queue_thread_start(struct queue_thread *q, uint64_t features, bool fresh,
  */
 void queue_thread_stop(struct queue_thread *q, uint64_t first, uint64_t last,
 		       queue_thread_done *done, void *opaque);
+
+/**
+ * queue_thread_unstop() - take a stop back
+ * @q:		the queue, with a queue_thread_stop() at work or just done
+ * @done:	called once, besides the stop's own callback, in either order: that has
+ *		-ECANCELED when the queue serves its ring again, and 0 when it was too
+ *		late and the queue has stopped
+ * @opaque:	its argument
+ *
+ * No other command is sent until both have been called.
+ */
+void queue_thread_unstop(struct queue_thread *q, queue_thread_done *done, void *opaque);
+
+/**
+ * queue_thread_flush() - have the storage flush on the queue's connection
+ * @q:		the queue, in any state, whatever command is at work
+ * @done:	called once, with the storage's error
+ * @opaque:	its argument
+ *
+ * Covers what was completed on all queues before. Takes as long as the storage
+ * does; counts as a request in flight. One at a time.
+ */
+void queue_thread_flush(struct queue_thread *q, queue_thread_done *done, void *opaque);
+
+/**
+ * queue_thread_flushing() - is a queue_thread_flush() at work?
+ * @q: the queue
+ *
+ * Return: true until its callback.
+ */
+bool queue_thread_flushing(const struct queue_thread *q);
+
+/**
+ * struct queue_thread_times - when a queue did what, by CLOCK_MONOTONIC
+ * @stopped_ns:	began its last stop: took nothing new from its ring; 0: never
+ * @started_ns:	began to serve its ring; 0: never
+ */
+struct queue_thread_times {
+	uint64_t stopped_ns;
+	uint64_t started_ns;
+};
+
+/**
+ * queue_thread_times() - when the last commands were carried out
+ * @q:	without a command at work
+ *
+ * Return: by value.
+ */
+struct queue_thread_times queue_thread_times(const struct queue_thread *q);
 
 /**
  * queue_thread_update() - command: let the transport take new settings over

@@ -31,6 +31,15 @@ struct transport_status {
 };
 
 /**
+ * typedef transport_done - what was asked for is done
+ * @opaque:	as given
+ * @error:	0 or -errno
+ *
+ * On the main loop, or from inside the call.
+ */
+typedef void transport_done(void *opaque, int error);
+
+/**
  * struct transport_ops - a transport's side of the calls below
  * @name:		for logs and status
  * @close:		see transport_close()
@@ -39,6 +48,8 @@ struct transport_status {
  * @status:		see transport_status()
  * @queue:		see transport_queue()
  * @config_changed:	see transport_config_changed()
+ * @pause:		see transport_pause(); NULL: cannot pause, nor have a successor
+ * @resume:		see transport_resume(); NULL with @pause
  */
 struct transport_ops {
 	const char *name;
@@ -48,6 +59,8 @@ struct transport_ops {
 	void (*status)(const struct transport *t, struct transport_status *ret_status);
 	struct queue_thread *(*queue)(const struct transport *t, unsigned int index);
 	int (*config_changed)(struct transport *t, struct error *e);
+	void (*pause)(struct transport *t, transport_done *done, void *opaque);
+	void (*resume)(struct transport *t, transport_done *done, void *opaque);
 };
 
 /* First member of every transport's own structure. */
@@ -131,6 +144,44 @@ static inline struct queue_thread *transport_queue(const struct transport *t, un
 static inline int transport_config_changed(struct transport *t, struct error *e)
 {
 	return t->ops->config_changed(t, e);
+}
+
+/**
+ * transport_can_pause() - does this transport know the calls below?
+ * @t: the transport
+ *
+ * Return: true if so.
+ */
+static inline bool transport_can_pause(const struct transport *t)
+{
+	return t->ops->pause;
+}
+
+/**
+ * transport_pause() - finish what is in flight, take nothing new
+ * @t:		not paused
+ * @done:	called once, with 0: no request is in flight, no message of the driver's
+ *		side is half answered, and none is read any more. Or -EAGAIN at once:
+ *		the device is just being recovered. Not called after transport_resume()
+ * @opaque:	its argument
+ *
+ * Takes as long as the storage does. The driver waits meanwhile.
+ */
+static inline void transport_pause(struct transport *t, transport_done *done, void *opaque)
+{
+	t->ops->pause(t, done, opaque);
+}
+
+/**
+ * transport_resume() - go on, whether the pause was reached or not
+ * @t:		paused, or about to be
+ * @done:	called once; -errno when a queue could not be started again, which the
+ *		transport treats as it treats any start that failed
+ * @opaque:	its argument
+ */
+static inline void transport_resume(struct transport *t, transport_done *done, void *opaque)
+{
+	t->ops->resume(t, done, opaque);
 }
 
 #endif

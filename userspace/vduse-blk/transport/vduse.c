@@ -15,6 +15,14 @@
  *
  * A device that a killed process left is adopted: messages that wait come first,
  * for one may be a reset, then the queues start from their logs.
+ *
+ * A device whose process hands it over is adopted in two steps. Standing by, all is
+ * made that can fail, and neither device nor log is touched. The predecessor has
+ * paused when vduse_take_over() is called, and still has the device: should this
+ * process die now, it goes on. So no message is read before vduse_listen() says
+ * that it has gone, since what was read and not answered would be lost. One that
+ * waits does not keep the queues from starting: the kernel waits for its answer, and
+ * until then the driver lets rings and memory be what they were.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +35,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "transport/queue_pause.h"
 #include "transport/sigbus.h"
 #include "transport/vduse.h"
 #include "transport/vduse_dev.h"
@@ -61,6 +70,14 @@ struct vduse {
 	struct vduse_log_facts facts; /* what the log says, or shall with the next answer */
 	struct error why; /* an adopted device cannot be gone on with */
 	bool created; /* vduse_create() has returned */
+	bool deaf; /* vduse_listen() has yet to be called */
+
+	/* transport_pause(): no message is read, then no queue looks at its ring. */
+	bool pausing;
+	bool paused;
+	struct queue_pause queue_pause;
+	transport_done *pause_done;
+	void *pause_opaque;
 
 	/* A driver has yet to hear that the configuration space changed. */
 	bool config_untold;
@@ -118,6 +135,98 @@ static void stop_queues(struct vduse *v, uint64_t first, uint64_t last,
 	for (i = 0; i < v->nqueues; i++)
 		queue_thread_stop(vduse_queue_thread(v->slots[i].queue), first, last, fan_report,
 				  v);
+}
+
+/* Pausing */
+
+static void pause_reached(void *opaque, int error)
+{
+	struct vduse *v = opaque;
+
+	(void)error; /* stopping cannot fail */
+	v->paused = true;
+	if (v->closing)
+		loop_stop(v->params.loop);
+	else
+		v->pause_done(v->pause_opaque, 0);
+}
+
+/* Messages first: one may have to stop or start queues itself. */
+static void pause_queues(struct vduse *v)
+{
+	struct queue_thread *queues[QUEUE_PAUSE_MAX];
+	unsigned int i;
+
+	if (v->polling || vduse_messages_busy(&v->messages) ||
+	    v->queue_pause.state != QUEUE_PAUSE_NONE)
+		return;
+	if (v->messages.phase != VDUSE_PHASE_RUNNING) {
+		pause_reached(v, 0);
+		return;
+	}
+	for (i = 0; i < v->nqueues; i++)
+		queues[i] = vduse_queue_thread(v->slots[i].queue);
+	queue_pause_begin(&v->queue_pause, queues, v->nqueues, pause_reached, v);
+}
+
+static bool being_adopted(const struct vduse *v)
+{
+	const struct vduse_messages *m = &v->messages;
+
+	return m->phase == VDUSE_PHASE_ADOPTED ||
+	       (m->phase == VDUSE_PHASE_STARTING && m->adopting);
+}
+
+static void pause_vduse(struct transport *t, transport_done *done, void *opaque)
+{
+	struct vduse *v = from_transport(t);
+
+	if (being_adopted(v)) {
+		done(opaque, -EAGAIN);
+		return;
+	}
+	v->pausing = true;
+	v->pause_done = done;
+	v->pause_opaque = opaque;
+	loop_timer_cancel(v->params.loop, &v->config_timer);
+	if (v->polling)
+		loop_cancel(v->params.loop, &v->poll_op);
+	else
+		pause_queues(v);
+}
+
+static void listen_or_start(struct vduse *v);
+static void not_adopted(struct vduse *v);
+
+static void resumed(void *opaque, int error)
+{
+	struct vduse *v = opaque;
+
+	if (v->closing) {
+		loop_stop(v->params.loop);
+		return;
+	}
+	if (v->config_untold)
+		loop_timer_arm(v->params.loop, &v->config_timer, CONFIG_IRQ_RETRY_MS);
+	if (error)
+		not_adopted(v);
+	else if (!v->polling && !vduse_messages_busy(&v->messages))
+		listen_or_start(v);
+	v->pause_done(v->pause_opaque, error);
+}
+
+static void resume_vduse(struct transport *t, transport_done *done, void *opaque)
+{
+	struct vduse *v = from_transport(t);
+
+	v->pausing = false;
+	v->paused = false;
+	v->pause_done = done;
+	v->pause_opaque = opaque;
+	if (v->queue_pause.state != QUEUE_PAUSE_NONE)
+		queue_pause_end(&v->queue_pause, v->features, resumed, v);
+	else
+		resumed(v, 0);
 }
 
 /* Configuration space */
@@ -195,7 +304,8 @@ static void not_adopted(struct vduse *v)
 {
 	if (!v->why.errnum)
 		err_set(&v->why, EIO, "its virtqueues cannot be served, see above");
-	vduse_recovery_advice(&v->why, v->params.name);
+	if (being_adopted(v) && !v->deaf)
+		vduse_recovery_advice(&v->why, v->params.name);
 	if (v->closing)
 		loop_stop(v->params.loop);
 	else if (v->created)
@@ -213,8 +323,6 @@ static void stopped_after_failure(struct vduse *v, int error)
 		not_adopted(v);
 }
 
-static void listen_or_start(struct vduse *v);
-
 /* No answer to a message follows the start of an adopted device. */
 static void adopted(struct vduse *v)
 {
@@ -224,6 +332,8 @@ static void adopted(struct vduse *v)
 		log_error("%s", e.text);
 	if (v->closing)
 		loop_stop(v->params.loop);
+	else if (v->deaf)
+		v->params.taken_over(v->params.opaque);
 	else if (!vduse_messages_busy(&v->messages) && !v->polling)
 		listen_or_start(v);
 }
@@ -424,6 +534,8 @@ static void respond(struct vduse_messages *m, const struct vduse_dev_response *r
 
 	if (v->closing)
 		loop_stop(v->params.loop);
+	else if (v->pausing)
+		pause_queues(v);
 	else if (!v->polling)
 		listen_or_start(v);
 }
@@ -476,6 +588,15 @@ static void message_ready(struct loop_op *op, int res, uint32_t cqe_flags)
 		return;
 	if (v->closing) {
 		loop_stop(v->params.loop);
+		return;
+	}
+	if (v->pausing) {
+		pause_queues(v);
+		return;
+	}
+	/* A pause was ended before the poll was. */
+	if (res == -ECANCELED) {
+		listen_or_start(v);
 		return;
 	}
 	if (res < 0 || (res & POLLERR)) {
@@ -543,6 +664,12 @@ static void stopped_for_good(struct vduse *v, int error)
 	loop_stop(v->params.loop);
 }
 
+/* What must end before the queues are stopped for good; a pause may take for ever. */
+static bool at_work(const struct vduse *v)
+{
+	return vduse_messages_busy(&v->messages) || queue_pause_busy(&v->queue_pause);
+}
+
 /* Nothing watches the device any more, and no message is at work. */
 static void quiesce(struct vduse *v)
 {
@@ -552,8 +679,7 @@ static void quiesce(struct vduse *v)
 		loop_cancel(v->params.loop, &v->poll_op);
 	if (v->watching_removal)
 		loop_cancel(v->params.loop, &v->removal_op);
-	while (v->polling || v->watching_removal ||
-	       (vduse_messages_busy(&v->messages) && !v->kept_late))
+	while (v->polling || v->watching_removal || (at_work(v) && !v->kept_late))
 		loop_run(v->params.loop);
 }
 
@@ -654,6 +780,8 @@ static const struct transport_ops vduse_transport_ops = {
 	.status = status,
 	.queue = queue,
 	.config_changed = config_changed,
+	.pause = pause_vduse,
+	.resume = resume_vduse,
 };
 
 static struct vduse_log_facts facts_of(const struct vduse_params *params)
@@ -697,22 +825,68 @@ static int create_device(struct vduse *v, struct error *e)
 }
 
 /* What was offered to the driver, the device still offers; the disk may have grown. */
+static int compare_device(struct vduse *v, struct error *e)
+{
+	const struct vduse_log_facts now = facts_of(&v->params);
+
+	v->facts = *vduse_log_facts(v->log);
+	return vduse_log_fits(&v->facts, &now, e);
+}
+
+static void adopt_log(struct vduse *v)
+{
+	v->features = v->facts.features;
+	v->facts.capacity = v->params.disk->capacity;
+	vduse_log_write(v->log, &v->facts);
+}
+
 static int adopt_device(struct vduse *v, struct error *e)
 {
 	const struct vduse_recovery *r = v->params.recovery;
-	const struct vduse_log_facts now = facts_of(&v->params);
 	int err;
 
-	v->facts = *vduse_log_facts(r->log);
-	err = vduse_log_fits(&v->facts, &now, e);
-	if (err)
-		return vduse_recovery_advice(e, v->params.name);
 	v->fd = r->fd;
 	v->log = r->log;
-	v->features = v->facts.features;
-	v->facts.capacity = now.capacity;
-	vduse_log_write(v->log, &v->facts);
+	err = compare_device(v, e);
+	if (v->params.standby)
+		return err;
+	if (err)
+		return vduse_recovery_advice(e, v->params.name);
+	adopt_log(v);
 	return 0;
+}
+
+int vduse_take_over(struct transport *t, struct error *e)
+{
+	struct vduse *v = from_transport(t);
+	int err;
+
+	err = vduse_log_reload(v->log, e);
+	if (!err)
+		err = compare_device(v, e);
+	if (err)
+		return err;
+	adopt_log(v);
+	vduse_messages_adopt(&v->messages, v->facts.status);
+	if (v->messages.phase == VDUSE_PHASE_ADOPTED)
+		vduse_messages_start_adopted(&v->messages);
+	else
+		v->params.taken_over(v->params.opaque);
+	return 0;
+}
+
+int vduse_descriptor(const struct transport *t)
+{
+	return from_transport(t)->fd;
+}
+
+void vduse_listen(struct transport *t)
+{
+	struct vduse *v = from_transport(t);
+
+	v->deaf = false;
+	watch_removal(v);
+	listen_or_start(v);
 }
 
 int vduse_create(const struct vduse_params *params, struct transport **ret_transport,
@@ -730,6 +904,7 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 	v->poll_op.complete = message_ready;
 	v->removal_op.complete = removal_begins;
 	v->config_timer.expired = config_timer_expired;
+	v->deaf = params->standby;
 	vduse_messages_init(&v->messages, &message_ops, params->nqueues);
 
 	err = sigbus_guard_install(e);
@@ -742,9 +917,10 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 	if (err)
 		goto destroy_device;
 
-	if (recovery)
+	if (recovery && !v->deaf)
 		vduse_messages_adopt(&v->messages, v->facts.status);
-	listen_or_start(v);
+	if (!v->deaf)
+		listen_or_start(v);
 	if (v->why.errnum) {
 		err = err_set(e, v->why.errnum, "%s", v->why.text);
 		goto destroy_device;
@@ -754,7 +930,8 @@ int vduse_create(const struct vduse_params *params, struct transport **ret_trans
 		recovery->log = NULL;
 	}
 	v->created = true;
-	watch_removal(v);
+	if (!v->deaf)
+		watch_removal(v);
 	*ret_transport = &v->transport;
 	return 0;
 

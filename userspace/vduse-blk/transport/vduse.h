@@ -33,6 +33,9 @@ struct vduse_recovery;
  * @bounce_size: see struct vduse_dev_params
  * @dir_fd:	the runtime folder, for the log of requests in flight
  * @recovery:	a device to go on with, or NULL to create one
+ * @standby:	@recovery is of a daemon that lives and hands the device over: touch
+ *		nothing until vduse_take_over()
+ * @taken_over:	with @standby: called on the main loop when the queues are served
  * @failed:	called on the main loop when that device turned out not to be one to
  *		go on with; @error says why. The loop should end
  * @removing:	called on the main loop: true when somebody removes the device from
@@ -52,6 +55,8 @@ struct vduse_params {
 	uint32_t bounce_size;
 	int dir_fd;
 	struct vduse_recovery *recovery;
+	bool standby;
+	void (*taken_over)(void *opaque);
 	void (*failed)(void *opaque, const struct error *error);
 	void (*removing)(void *opaque, bool removing);
 	void *opaque;
@@ -78,5 +83,32 @@ struct vduse_params {
  */
 int vduse_create(const struct vduse_params *params, struct transport **ret_transport,
 		 struct error *e);
+
+/**
+ * vduse_take_over() - the predecessor has paused: serve its queues
+ * @t:	created with &vduse_params.standby
+ * @e:	error text
+ *
+ * What can fail has been tried before, but the kernel or the storage may have
+ * changed since. &vduse_params.taken_over is called when the queues are served,
+ * perhaps from inside, or &vduse_params.failed. Control messages are left alone.
+ *
+ * Return: 0 or -errno.
+ */
+int vduse_take_over(struct transport *t, struct error *e);
+
+/**
+ * vduse_descriptor() - the device, for a successor
+ * @t: a transport of vduse_create()
+ *
+ * Return: a descriptor that stays the transport's.
+ */
+int vduse_descriptor(const struct transport *t);
+
+/**
+ * vduse_listen() - the predecessor has let go of the device: answer its messages
+ * @t:	after &vduse_params.taken_over
+ */
+void vduse_listen(struct transport *t);
 
 #endif

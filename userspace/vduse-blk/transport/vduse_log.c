@@ -286,6 +286,18 @@ int vduse_log_open(int dir_fd, struct vduse_log **ret_log, struct error *e)
 	return 0;
 }
 
+/* The file has the size and the sections that it had: those are never changed. */
+int vduse_log_reload(struct vduse_log *log, struct error *e)
+{
+	int err = choose_copy(log, e);
+
+	if (!err)
+		err = check_facts(log, e);
+	if (!err)
+		err = find_sections(log, e);
+	return err;
+}
+
 void vduse_log_close(struct vduse_log *log)
 {
 	if (!log)

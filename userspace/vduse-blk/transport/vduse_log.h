@@ -120,6 +120,15 @@ int vduse_log_create(int dir_fd, const struct vduse_log_facts *facts, uint64_t j
 int vduse_log_open(int dir_fd, struct vduse_log **ret_log, struct error *e);
 
 /**
+ * vduse_log_reload() - read again what another process may have written since
+ * @log:	opened; the other process has stopped writing
+ * @e:		error text
+ *
+ * Return: 0 or -EBADMSG; -EPROTO.
+ */
+int vduse_log_reload(struct vduse_log *log, struct error *e);
+
+/**
  * vduse_log_close() - unmap; the file stays
  * @log: no virtqueue uses a region any more; may be NULL
  */

@@ -165,6 +165,36 @@ static int open_log(const char *name, int dir_fd, struct vduse_recovery *r, stru
 	return 0;
 }
 
+/* Its log, but not yet its device. */
+static int begin(const char *name, int dir_fd, struct vduse_recovery **ret_recovery,
+		 struct error *e)
+{
+	struct vduse_recovery *r = calloc(1, sizeof(*r));
+	int err;
+
+	if (!r)
+		return err_set(e, ENOMEM, "out of memory");
+	r->fd = -1;
+	err = sigbus_guard_install(e);
+	if (!err)
+		err = open_log(name, dir_fd, r, e);
+	if (err) {
+		vduse_recovery_free(r);
+		return err;
+	}
+	*ret_recovery = r;
+	return 0;
+}
+
+static int find_writes(const char *name, struct vduse_recovery *r, struct error *e)
+{
+	if (read_writes(r))
+		return err_set(e, ENOMEM, "out of memory");
+	log_info("%s: going on where a killed process left off, %u ranges of bytes being written",
+		 name, r->num_writes);
+	return 0;
+}
+
 int vduse_recovery_find(const char *name, int dir_fd, struct vduse_recovery **ret_recovery,
 			struct error *e)
 {
@@ -175,29 +205,47 @@ int vduse_recovery_find(const char *name, int dir_fd, struct vduse_recovery **re
 		*ret_recovery = NULL;
 		return 0;
 	}
-	r = calloc(1, sizeof(*r));
-	if (!r)
-		return err_set(e, ENOMEM, "out of memory");
-	r->fd = -1;
-	err = sigbus_guard_install(e);
-	if (!err)
-		err = open_log(name, dir_fd, r, e);
-	if (err) {
-		err = vduse_recovery_advice(e, name);
-		goto free_recovery;
-	}
-	err = vduse_dev_open(name, &r->fd, e);
-	if (!err && read_writes(r))
-		err = err_set(e, ENOMEM, "out of memory");
+	err = begin(name, dir_fd, &r, e);
 	if (err)
-		goto free_recovery;
-	log_info("%s: going on where a killed process left off, %u ranges of bytes being written",
-		 name, r->num_writes);
+		return vduse_recovery_advice(e, name);
+	err = vduse_dev_open(name, &r->fd, e);
+	if (!err)
+		err = find_writes(name, r, e);
+	if (err) {
+		vduse_recovery_free(r);
+		return err;
+	}
 	*ret_recovery = r;
 	return 0;
+}
 
-free_recovery:
-	vduse_recovery_free(r);
+int vduse_recovery_inherit(const char *name, int dir_fd, int fd,
+			   struct vduse_recovery **ret_recovery, struct error *e)
+{
+	struct vduse_recovery *r;
+	int err;
+
+	err = begin(name, dir_fd, &r, e);
+	if (err)
+		return vduse_recovery_advice(e, name);
+	r->fd = fd;
+	err = find_writes(name, r, e);
+	if (err) {
+		r->fd = -1;
+		vduse_recovery_free(r);
+		return err;
+	}
+	*ret_recovery = r;
+	return 0;
+}
+
+int vduse_recovery_stand_by(const char *name, int dir_fd, int fd,
+			    struct vduse_recovery **ret_recovery, struct error *e)
+{
+	int err = begin(name, dir_fd, ret_recovery, e);
+
+	if (!err)
+		(*ret_recovery)->fd = fd;
 	return err;
 }
 

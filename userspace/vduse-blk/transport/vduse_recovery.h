@@ -46,6 +46,34 @@ int vduse_recovery_find(const char *name, int dir_fd, struct vduse_recovery **re
 			struct error *e);
 
 /**
+ * vduse_recovery_inherit() - the same, with a device that is open already
+ * @name:	of the device
+ * @dir_fd:	the runtime folder
+ * @fd:		the device; taken on success
+ * @ret_recovery: written only on success
+ * @e:		error text, with what to do about it
+ *
+ * For a daemon whose successor died while it took over.
+ *
+ * Return: 0 or -errno.
+ */
+int vduse_recovery_inherit(const char *name, int dir_fd, int fd,
+			   struct vduse_recovery **ret_recovery, struct error *e);
+
+/**
+ * vduse_recovery_stand_by() - a device whose daemon lives and will hand it over
+ * @name:	of the device
+ * @dir_fd:	the runtime folder
+ * @fd:		the device; taken on success
+ * @ret_recovery: written only on success; without writes: there will be none
+ * @e:		error text
+ *
+ * Return: 0 or -errno.
+ */
+int vduse_recovery_stand_by(const char *name, int dir_fd, int fd,
+			    struct vduse_recovery **ret_recovery, struct error *e);
+
+/**
  * vduse_recovery_free() - give up what vduse_create() did not take
  * @r: may be NULL
  */

@@ -76,6 +76,7 @@ struct vblk_device_params {
  * @backend_flags: BACKEND_F_* of the backend
  * @read_only: refuse whatever would change the disk
  * @failing: fail everything that needs the storage
+ * @flush_failed: the driver's next flush fails: the daemon's own did
  * @id: for GET_ID
  */
 struct vblk_device {
@@ -86,6 +87,7 @@ struct vblk_device {
 	uint32_t backend_flags;
 	bool read_only;
 	bool failing;
+	bool flush_failed;
 	char id[VBLK_ID_BYTES];
 };
 
@@ -132,6 +134,17 @@ void vblk_device_set_read_only(struct vblk_device *dev, bool read_only);
  * Context: the main thread, while queues run.
  */
 void vblk_device_set_failing(struct vblk_device *dev, bool failing);
+
+/**
+ * vblk_device_owe_flush_error() - fail the driver's next flush
+ * @dev: the disk
+ *
+ * Storage says once that acknowledged writes were lost. When it says so to a
+ * flush of the daemon's own, the driver still has to hear of it.
+ *
+ * Context: the main thread, while queues run.
+ */
+void vblk_device_owe_flush_error(struct vblk_device *dev);
 
 struct vblk_queue;
 
@@ -255,6 +268,16 @@ void vblk_queue_kick(struct vblk_queue *q);
  */
 int vblk_queue_stop(struct vblk_queue *q, void (*stopped)(struct vblk_queue *q, void *opaque),
 		    void *opaque);
+
+/**
+ * vblk_queue_resume() - take a stop back
+ * @q: any
+ *
+ * Return: true if the queue was draining: it serves the ring again, and the
+ * callback of vblk_queue_stop() is not called. False when there is nothing to
+ * take back: the queue is stopped, or runs.
+ */
+bool vblk_queue_resume(struct vblk_queue *q);
 
 /**
  * vblk_queue_state() - position in the ring (VDUSE_GET_VQ_STATE)

@@ -177,6 +177,11 @@ void vblk_device_set_read_only(struct vblk_device *dev, bool read_only)
 	WRITE_ONCE(dev->read_only, read_only);
 }
 
+void vblk_device_owe_flush_error(struct vblk_device *dev)
+{
+	__atomic_store_n(&dev->flush_failed, true, __ATOMIC_RELEASE);
+}
+
 void vblk_device_set_failing(struct vblk_device *dev, bool failing)
 {
 	WRITE_ONCE(dev->failing, failing);

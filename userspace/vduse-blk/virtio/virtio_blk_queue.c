@@ -13,7 +13,7 @@
  * nothing and a busy one takes no kicks.
  *
  * Phases: STOPPED -> RUNNING -> STOPPING (nothing new is taken, what is in
- * flight goes on) -> STOPPED. A queue whose driver broke the rules stays RUNNING,
+ * flight goes on) -> STOPPED, or back to RUNNING. A queue whose driver broke the rules stays RUNNING,
  * with the virtqueue refusing all work, until the transport stops it.
  *
  * Ownership: a request is the pool's, or the backend's between submit and done,
@@ -296,6 +296,15 @@ int vblk_queue_stop(struct vblk_queue *q, void (*stopped)(struct vblk_queue *q, 
 	publish(q);
 	finish_stop(q);
 	return 0;
+}
+
+bool vblk_queue_resume(struct vblk_queue *q)
+{
+	if (q->phase != VBLK_STOPPING)
+		return false;
+	q->phase = VBLK_RUNNING;
+	serve(q);
+	return true;
 }
 
 void vblk_queue_state(const struct vblk_queue *q, struct virtqueue_state *ret_state)

@@ -211,11 +211,24 @@ static void submit_flush(struct vblk_request *req)
 	submit(req);
 }
 
+/*
+ * Several queues may see it; one of them reports it. This flag is all of the disk
+ * that a queue changes.
+ */
+static bool owes_flush_error(const struct vblk_device *dev)
+{
+	bool *flag = (bool *)(uintptr_t)&dev->flush_failed;
+
+	return unlikely(READ_ONCE(*flag)) && __atomic_exchange_n(flag, false, __ATOMIC_ACQ_REL);
+}
+
 /* Storage without a volatile cache needs no flush to have everything stable. */
 static void start_flush(struct vblk_request *req)
 {
 	req->kind = VBLK_FLUSH;
-	if (req->queue->dev->backend_flags & BACKEND_F_FLUSH)
+	if (owes_flush_error(req->queue->dev))
+		vblk_queue_complete(req, VIRTIO_BLK_S_IOERR);
+	else if (req->queue->dev->backend_flags & BACKEND_F_FLUSH)
 		submit_flush(req);
 	else
 		vblk_queue_complete(req, VIRTIO_BLK_S_OK);
