@@ -80,4 +80,13 @@ int cmd_resize(int argc, char **argv);
  */
 int cmd_stop(int argc, char **argv);
 
+/**
+ * cmd_upgrade() - have another process take a device over
+ * @argc:	number of arguments
+ * @argv:	arguments
+ *
+ * Return: exit status.
+ */
+int cmd_upgrade(int argc, char **argv);
+
 #endif

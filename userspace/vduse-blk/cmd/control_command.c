@@ -6,24 +6,30 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/parse.h"
 #include "base/util.h"
 #include "cmd/control_command.h"
 
 static int parse_set(const json_t *request, struct control_command *command, struct error *e);
 static int parse_stop(const json_t *request, struct control_command *command, struct error *e);
+static int parse_upgrade(const json_t *request, struct control_command *command,
+			 struct error *e);
+
+#define MEMBERS_MAX	2u
 
 static const struct {
 	const char *name;
 	bool changes;
-	const char *member; /* that it may have besides "command" */
+	const char *members[MEMBERS_MAX]; /* that it may have besides "command" */
 	int (*parse)(const json_t *request, struct control_command *command, struct error *e);
 } commands[_CONTROL_KIND_MAX] = {
 	[CONTROL_STATUS] = { .name = "status" },
 	[CONTROL_STATS] = { .name = "stats" },
-	[CONTROL_SET] = { "set", true, "options", parse_set },
+	[CONTROL_SET] = { "set", true, { "options" }, parse_set },
 	[CONTROL_RESIZE] = { .name = "resize", .changes = true },
 	[CONTROL_FAIL] = { .name = "fail", .changes = true },
-	[CONTROL_STOP] = { "stop", true, "keep", parse_stop },
+	[CONTROL_STOP] = { "stop", true, { "keep" }, parse_stop },
+	[CONTROL_UPGRADE] = { "upgrade", true, { "binary", "max_stall" }, parse_upgrade },
 };
 
 const char *control_command_name(enum control_kind kind)
@@ -74,6 +80,38 @@ static int parse_stop(const json_t *request, struct control_command *command, st
 	return 0;
 }
 
+#define STALL_MIN_MS	1u
+#define STALL_MAX_MS	600000u
+
+static int parse_upgrade(const json_t *request, struct control_command *command,
+			 struct error *e)
+{
+	const json_t *binary = json_object_get(request, "binary");
+	const json_t *stall = json_object_get(request, "max_stall");
+	uint64_t ms = CONTROL_MAX_STALL_MS;
+
+	if (binary && (!json_is_string(binary) || json_string_value(binary)[0] != '/'))
+		return err_set(e, EINVAL, "upgrade: \"binary\" has to be an absolute path");
+	if (stall && (!json_is_string(stall) ||
+		      parse_duration_ms(json_string_value(stall), &ms, NULL) ||
+		      ms < STALL_MIN_MS || ms > STALL_MAX_MS))
+		return err_set(e, EINVAL, "upgrade: \"max_stall\" has to be a time within 1ms and 10min");
+	command->binary = json_string_value(binary);
+	command->max_stall_ms = (uint32_t)ms;
+	return 0;
+}
+
+static bool knows_member(enum control_kind kind, const char *name)
+{
+	unsigned int i;
+
+	for (i = 0; i < MEMBERS_MAX && commands[kind].members[i]; i++) {
+		if (!strcmp(name, commands[kind].members[i]))
+			return true;
+	}
+	return !strcmp(name, "command");
+}
+
 static int find_command(const json_t *request, enum control_kind *ret_kind, struct error *e)
 {
 	const char *name = json_string_value(json_object_get(request, "command"));
@@ -102,9 +140,7 @@ int control_command_parse(const json_t *request, const struct tunables *now,
 	if (err)
 		return err;
 	json_object_foreach((json_t *)request, name, value) {
-		const char *member = commands[command.kind].member;
-
-		if (strcmp(name, "command") && (!member || strcmp(name, member)))
+		if (!knows_member(command.kind, name))
 			return err_set(e, EINVAL, "%s: unknown member \"%s\"",
 				       commands[command.kind].name, name);
 	}

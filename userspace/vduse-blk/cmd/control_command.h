@@ -11,6 +11,8 @@
 #include "base/error.h"
 #include "cmd/tunables.h"
 
+#define CONTROL_MAX_STALL_MS	5000u /* unless the request says otherwise */
+
 /**
  * enum control_kind - what is asked for
  * @CONTROL_STATUS:	{"command": "status"}
@@ -20,6 +22,8 @@
  * @CONTROL_FAIL:	{"command": "fail"}
  * @CONTROL_STOP:	{"command": "stop", "keep": true or false}; without "keep"
  *			as --on-exit says
+ * @CONTROL_UPGRADE:	{"command": "upgrade", "binary": "/PATH", "max_stall": "TIME"};
+ *			either may be left out
  */
 enum control_kind {
 	CONTROL_STATUS,
@@ -28,6 +32,7 @@ enum control_kind {
 	CONTROL_RESIZE,
 	CONTROL_FAIL,
 	CONTROL_STOP,
+	CONTROL_UPGRADE,
 	_CONTROL_KIND_MAX,
 };
 
@@ -37,12 +42,16 @@ enum control_kind {
  * @tunables:	CONTROL_SET: all of them as they shall be
  * @changed:	CONTROL_SET: for the log, "NAME=VALUE NAME=VALUE"
  * @on_exit:	CONTROL_STOP: enum on_exit
+ * @binary:	CONTROL_UPGRADE: absolute path, the document's; NULL: the daemon's own
+ * @max_stall_ms: CONTROL_UPGRADE: how long the driver may wait
  */
 struct control_command {
 	enum control_kind kind;
 	struct tunables tunables;
 	char changed[256];
 	unsigned int on_exit;
+	const char *binary;
+	uint32_t max_stall_ms;
 };
 
 /**

@@ -30,6 +30,7 @@
 
 #define BACKLOG		16
 #define ACCEPT_AGAIN_MS	1000 /* after running out of descriptors or memory */
+#define LAST_ANSWER_MS	500 /* for an answer to go out when the server closes */
 #define PEER_GROUPS_MAX	65536
 
 enum client_phase {
@@ -60,6 +61,7 @@ struct control_server {
 	struct loop_op accept_op;
 	bool accepting;
 	bool closing;
+	bool paused;
 	struct loop_timer accept_again;
 	struct client clients[CONTROL_CLIENTS_MAX];
 };
@@ -373,6 +375,8 @@ static void let_in(struct control_server *s, int fd)
 
 static void accept_next(struct control_server *s)
 {
+	if (s->paused)
+		return;
 	s->accepting = true;
 	io_uring_prep_accept(loop_sqe(s->params.loop, &s->accept_op), s->params.fd, NULL, NULL,
 			     SOCK_CLOEXEC);
@@ -398,7 +402,7 @@ static void accepted(struct loop_op *op, int res, uint32_t cqe_flags)
 	if (res >= 0) {
 		let_in(s, res);
 		accept_next(s);
-	} else if (res == -EINTR || res == -EAGAIN || res == -ECONNABORTED) {
+	} else if (res == -EINTR || res == -EAGAIN || res == -ECONNABORTED || s->paused) {
 		accept_next(s);
 	} else {
 		log_error_ratelimited("control socket: %s", strerror(-res));
@@ -466,6 +470,26 @@ static bool has_clients(const struct control_server *s)
 	return false;
 }
 
+void control_server_pause(struct control_server *s)
+{
+	s->paused = true;
+	loop_timer_cancel(s->params.loop, &s->accept_again);
+	if (s->accepting)
+		loop_cancel(s->params.loop, &s->accept_op);
+}
+
+static void begin_closing(struct client *c)
+{
+	if (c->phase == CLIENT_FREE || c->phase == CLIENT_CLOSING)
+		return;
+	if (c->phase != CLIENT_WRITING) {
+		close_client(c);
+		return;
+	}
+	c->last = true;
+	loop_timer_arm(c->server->params.loop, &c->deadline, LAST_ANSWER_MS);
+}
+
 void control_server_close(struct control_server *s)
 {
 	unsigned int i;
@@ -476,10 +500,8 @@ void control_server_close(struct control_server *s)
 	loop_timer_cancel(s->params.loop, &s->accept_again);
 	if (s->accepting)
 		loop_cancel(s->params.loop, &s->accept_op);
-	for (i = 0; i < CONTROL_CLIENTS_MAX; i++) {
-		if (s->clients[i].phase != CLIENT_FREE && s->clients[i].phase != CLIENT_CLOSING)
-			close_client(&s->clients[i]);
-	}
+	for (i = 0; i < CONTROL_CLIENTS_MAX; i++)
+		begin_closing(&s->clients[i]);
 	while (s->accepting || has_clients(s))
 		loop_run(s->params.loop);
 	close(s->params.fd);

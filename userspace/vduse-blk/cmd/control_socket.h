@@ -101,8 +101,19 @@ int control_server_open(const struct control_params *params, struct control_serv
 			struct error *e);
 
 /**
+ * control_server_pause() - accept nobody any more
+ * @server: the server
+ *
+ * Those that are connected are served on; others wait for whoever listens on the
+ * socket next.
+ */
+void control_server_pause(struct control_server *server);
+
+/**
  * control_server_close() - stop listening, drop every client
  * @server:	may be NULL; not from inside its loop, which this runs
+ *
+ * Answers that are on their way get a moment to arrive.
  *
  * Requests that have not been answered are forgotten: the owner does not touch
  * them any more.

@@ -9,10 +9,7 @@
 
 #include "base/util.h"
 #include "cmd/cmd.h"
-
-#ifndef VDUSE_BLK_VERSION
-#define VDUSE_BLK_VERSION "0.1"
-#endif
+#include "cmd/version.h"
 
 /*
  * What this build survives: tests and scripts ask for it instead of guessing
@@ -36,6 +33,7 @@ static const char usage[] =
 	"       vduse-blk resize NAME\n"
 	"       vduse-blk fail NAME\n"
 	"       vduse-blk stop NAME [--keep]\n"
+	"       vduse-blk upgrade NAME [--binary PATH] [--max-stall TIME] [--json]\n"
 	"       vduse-blk --help | --version\n"
 	"\n"
 	"  serve    offer the disk at URI as a block device, until SIGTERM or SIGINT\n"
@@ -46,6 +44,7 @@ static const char usage[] =
 	"  resize   ask the server for the size again\n"
 	"  fail     fail requests that wait for the server\n"
 	"  stop     end the daemon\n"
+	"  upgrade  have another process take the device over\n"
 	"\n"
 	"\"vduse-blk COMMAND --help\" says more.\n";
 
@@ -61,6 +60,7 @@ static const struct {
 	{ "resize", cmd_resize },
 	{ "fail", cmd_fail },
 	{ "stop", cmd_stop },
+	{ "upgrade", cmd_upgrade },
 };
 
 int main(int argc, char **argv)

@@ -280,6 +280,7 @@ void serve_options_init(struct serve_options *o)
 		.queue_size = 256,
 		.bind = BIND_VIRTIO,
 		.replay_log = BACKEND_REPLAY_LOG_DEFAULT,
+		.take_over = -1,
 	};
 	tunables_init(&o->tunables);
 }
@@ -363,6 +364,8 @@ enum {
 	OPT_CONFIG = 256,
 	OPT_JSON,
 	OPT_KEEP,
+	OPT_BINARY,
+	OPT_MAX_STALL,
 	OPT_TABLE, /* this and up: option_name() */
 };
 
@@ -374,6 +377,17 @@ static const char *option_name(unsigned int index)
 	if (index < ARRAY_SIZE(serve_table))
 		return serve_table[index].name;
 	return tunables_name(index - (unsigned int)ARRAY_SIZE(serve_table));
+}
+
+/* Not in the table: neither users nor configuration files may set it. */
+static int set_take_over(struct serve_options *o, const char *value, struct error *e)
+{
+	unsigned long number;
+	int err = parse_number("take-over", value, 3, 1u << 20, &number, e);
+
+	if (!err)
+		o->take_over = (int)number;
+	return err;
 }
 
 static int unknown_option(char **argv, const struct option *longs, struct error *e)
@@ -462,6 +476,13 @@ int serve_options_parse(int argc, char **argv, struct serve_options *o, bool *re
 
 	opterr = 0;
 	*ret_help = false;
+	if (argc > 1 && !strncmp(argv[1], OPTION_TAKE_OVER, strlen(OPTION_TAKE_OVER))) {
+		err = set_take_over(o, argv[1] + strlen(OPTION_TAKE_OVER), e);
+		if (err)
+			return err;
+		argc--;
+		argv++;
+	}
 	err = parse_pass(argc, argv, longs, o, false, ret_help, e);
 	if (!err && !*ret_help)
 		err = parse_pass(argc, argv, longs, o, true, ret_help, e);
@@ -491,7 +512,7 @@ static int take_settings(int argc, char **argv, struct query_options *options, s
 int query_options_parse(int argc, char **argv, unsigned int takes,
 			struct query_options *ret_options, bool *ret_help, struct error *e)
 {
-	struct option longs[4] = { { "help", no_argument, NULL, OPT_HELP } };
+	struct option longs[6] = { { "help", no_argument, NULL, OPT_HELP } };
 	struct query_options options = { 0 };
 	int c, n = 1, err = 0;
 
@@ -499,6 +520,11 @@ int query_options_parse(int argc, char **argv, unsigned int takes,
 		longs[n++] = (struct option) { "json", no_argument, NULL, OPT_JSON };
 	if (takes & QUERY_KEEP)
 		longs[n++] = (struct option) { "keep", no_argument, NULL, OPT_KEEP };
+	if (takes & QUERY_UPGRADE) {
+		longs[n++] = (struct option) { "binary", required_argument, NULL, OPT_BINARY };
+		longs[n++] = (struct option) { "max-stall", required_argument, NULL,
+					       OPT_MAX_STALL };
+	}
 	opterr = 0;
 	optind = 0;
 	*ret_help = false;
@@ -507,10 +533,14 @@ int query_options_parse(int argc, char **argv, unsigned int takes,
 			*ret_help = true;
 			return 0;
 		}
-		if (c != OPT_JSON && c != OPT_KEEP)
+		if (c == '?' || c == ':')
 			return unknown_option(argv, longs, e);
 		options.json |= c == OPT_JSON;
 		options.keep |= c == OPT_KEEP;
+		if (c == OPT_BINARY)
+			options.binary = optarg;
+		else if (c == OPT_MAX_STALL)
+			options.max_stall = optarg;
 	}
 	if (takes & QUERY_NAME && optind == argc)
 		return err_set(e, EINVAL, "which device? The name is missing");

@@ -14,6 +14,9 @@
 #include "base/error.h"
 #include "cmd/tunables.h"
 
+/* What the daemon puts in front of its successor's arguments. */
+#define OPTION_TAKE_OVER	"--take-over="
+
 #define OPTION_NAME_MAX		64
 #define OPTION_SERIAL_MAX	20 /* VIRTIO_BLK_ID_BYTES */
 #define OPTION_QUEUES_MAX	64
@@ -63,6 +66,8 @@ enum transport_kind {
  * @control_group: group that may use the control socket; NULL: none
  * @block_size:	logical block size in bytes; 0: the storage's own
  * @replay_log:	bytes of acknowledged, unflushed writes to be kept; 0: none
+ * @take_over:	descriptor of the socket to a predecessor (handover.h), which only the
+ *		daemon itself gives, first of all; -1: none
  * @tunables:	what "vduse-blk set" can change later
  */
 struct serve_options {
@@ -80,6 +85,7 @@ struct serve_options {
 	char *control_group;
 	uint32_t block_size;
 	uint32_t replay_log;
+	int take_over;
 	struct tunables tunables;
 };
 
@@ -136,12 +142,15 @@ int serve_options_parse(int argc, char **argv, struct serve_options *o, bool *re
 #define QUERY_JSON	(1u << 1) /* --json */
 #define QUERY_KEEP	(1u << 2) /* --keep */
 #define QUERY_SETTINGS	(1u << 3) /* behind the name, OPTION=VALUE, once at least */
+#define QUERY_UPGRADE	(1u << 4) /* --binary PATH, --max-stall TIME */
 
 /**
  * struct query_options - validated options of such a command
  * @name:	device name; "" without QUERY_NAME
  * @json:	machine-readable output
  * @keep:	leave the device for a successor
+ * @binary:	program to be executed; NULL: the daemon's own
+ * @max_stall:	how long the driver may wait; NULL: the daemon's default
  * @settings:	the arguments OPTION=VALUE, as they are
  * @nsettings:	how many
  */
@@ -149,6 +158,8 @@ struct query_options {
 	char name[OPTION_NAME_MAX + 1];
 	bool json;
 	bool keep;
+	const char *binary;
+	const char *max_stall;
 	char **settings;
 	unsigned int nsettings;
 };

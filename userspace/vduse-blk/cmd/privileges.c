@@ -123,6 +123,58 @@ void privileges_settle(void)
 		log_warning("give up capabilities: %s", strerror(-err));
 }
 
+/* Ambient capabilities are those that a program without a file capability keeps. */
+int privileges_lend(struct error *e)
+{
+	cap_t caps = dropped ? cap_get_proc() : NULL;
+	int err = 0;
+
+	if (!dropped)
+		return 0;
+	if (!caps ||
+	    cap_set_flag(caps, CAP_INHERITABLE, ARRAY_SIZE(settled_caps), settled_caps, CAP_SET) ||
+	    cap_set_proc(caps) ||
+	    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_NET_ADMIN, 0, 0))
+		err = err_set_errno(e, errno, "pass CAP_NET_ADMIN on");
+	if (caps)
+		cap_free(caps);
+	return err;
+}
+
+/* What is not inheritable any more is not ambient either. */
+void privileges_take_back(void)
+{
+	privileges_settle();
+}
+
+static bool has_net_admin(void)
+{
+	cap_flag_value_t has = CAP_CLEAR;
+	cap_t caps = cap_get_proc();
+
+	if (caps) {
+		cap_get_flag(caps, CAP_NET_ADMIN, CAP_PERMITTED, &has);
+		cap_free(caps);
+	}
+	return has == CAP_SET;
+}
+
+int privileges_inherit(const struct account *account, struct error *e)
+{
+	if (geteuid() != account->uid)
+		return err_set(e, EPERM, "user: the daemon runs as user %u and cannot become \"%s\" in an upgrade",
+			       (unsigned int)geteuid(), account->name);
+	if (!account->uid)
+		return 0;
+	if (!has_net_admin())
+		return err_set(e, EPERM, "user: CAP_NET_ADMIN was not passed on");
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+		return err_set_errno(e, errno, "renounce new privileges");
+	dropped = true;
+	privileges_settle();
+	return 0;
+}
+
 void privileges_forget(void)
 {
 	int err = dropped ? set_caps(NULL, 0, false) : 0;

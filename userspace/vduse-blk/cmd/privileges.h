@@ -11,6 +11,9 @@
  *	privileges_settle()	attached: only CAP_NET_ADMIN stays in reserve,
  *				to detach
  *	privileges_forget()	a thread that needs nothing gives everything up
+ *	privileges_lend()	the next program that is executed gets what is in
+ *				reserve, until privileges_take_back()
+ *	privileges_inherit()	that program puts it in its own reserve
  *
  * Capabilities are a thread's; a new thread starts with its creator's. Without
  * privileges_drop() every function here does nothing.
@@ -79,6 +82,30 @@ void privileges_lower(void);
  * privileges_settle() - give up what only attaching needed
  */
 void privileges_settle(void);
+
+/**
+ * privileges_lend() - let a program that this thread executes have CAP_NET_ADMIN
+ * @e: error text
+ *
+ * Return: 0 or -errno.
+ */
+int privileges_lend(struct error *e);
+
+/**
+ * privileges_take_back() - no longer
+ */
+void privileges_take_back(void);
+
+/**
+ * privileges_inherit() - go on as the account that a predecessor dropped to
+ * @account:	who that should be
+ * @e:		error text
+ *
+ * Instead of privileges_drop().
+ *
+ * Return: 0; -EPERM when this process is somebody else, or has no CAP_NET_ADMIN.
+ */
+int privileges_inherit(const struct account *account, struct error *e);
 
 /**
  * privileges_forget() - the calling thread gives everything up

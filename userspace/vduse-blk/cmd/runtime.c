@@ -68,11 +68,23 @@ static pid_t wait_for_pid(int fd)
 	return pid;
 }
 
+/* In one piece: an empty file makes whoever looks wait. */
+static int write_pid(int fd, const char *name, struct error *e)
+{
+	char text[32];
+	int n = snprintf(text, sizeof(text), "%d\n", (int)getpid());
+
+	if (pwrite(fd, text, (size_t)n, 0) != n || ftruncate(fd, n))
+		return err_set_errno(e, errno, "write the lock file of \"%s\"", name);
+	return 0;
+}
+
 static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
 {
 	struct flock lock = { .l_type = F_WRLCK, .l_whence = SEEK_SET };
 	auto_close int fd = -1;
 	struct stat mine, there;
+	int err;
 
 	fd = openat(dir_fd, LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
 	if (fd < 0)
@@ -87,8 +99,9 @@ static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
 	    mine.st_ino != there.st_ino)
 		return -EAGAIN;
 
-	if (ftruncate(fd, 0) || dprintf(fd, "%d\n", (int)getpid()) < 0)
-		return err_set_errno(e, errno, "write the lock file of \"%s\"", name);
+	err = write_pid(fd, name, e);
+	if (err)
+		return err;
 	*ret_fd = take_fd(&fd);
 	return 0;
 }
@@ -136,12 +149,39 @@ int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 	return 0;
 }
 
+int runtime_inherit(const char *root, const char *name, int dir_fd, int lock_fd,
+		    struct runtime *ret_runtime, struct error *e)
+{
+	auto_free char *root_copy = strdup(root), *name_copy = strdup(name);
+	struct stat lock, there;
+
+	if (!root_copy || !name_copy)
+		return err_set(e, ENOMEM, "out of memory");
+	if (fstat(lock_fd, &lock) || fstatat(dir_fd, LOCK_NAME, &there, AT_SYMLINK_NOFOLLOW) ||
+	    lock.st_ino != there.st_ino || lock.st_dev != there.st_dev)
+		return err_set(e, EBADF, "what was handed over is not the lock of \"%s\"", name);
+	*ret_runtime = (struct runtime) {
+		.root = take_ptr(root_copy),
+		.name = take_ptr(name_copy),
+		.dir_fd = dir_fd,
+		.lock_fd = lock_fd,
+		.borrowed = true,
+	};
+	return 0;
+}
+
+int runtime_claim(struct runtime *r, struct error *e)
+{
+	return write_pid(r->lock_fd, r->name, e);
+}
+
 void runtime_release(struct runtime *r)
 {
 	auto_close int root_fd = open(r->root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-	unlinkat(r->dir_fd, RUNTIME_CONTROL_SOCKET, 0);
-	if (!r->keep && !vduse_dev_exists(r->name)) {
+	if (!r->borrowed)
+		unlinkat(r->dir_fd, RUNTIME_CONTROL_SOCKET, 0);
+	if (!r->borrowed && !r->keep && !vduse_dev_exists(r->name)) {
 		unlinkat(r->dir_fd, VDUSE_LOG_NAME, 0);
 		unlinkat(r->dir_fd, LOCK_NAME, 0);
 		if (root_fd >= 0)

@@ -32,6 +32,7 @@
  * @dir_fd:	the folder
  * @lock_fd:	its lock file
  * @keep:	leave it to a successor, whatever became of the device
+ * @borrowed:	another process has it, too, and it is that one's to remove
  */
 struct runtime {
 	char *root;
@@ -39,6 +40,7 @@ struct runtime {
 	int dir_fd;
 	int lock_fd;
 	bool keep;
+	bool borrowed;
 };
 
 /**
@@ -54,6 +56,31 @@ struct runtime {
  */
 int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 		    struct runtime *ret_runtime, struct error *e);
+
+/**
+ * runtime_inherit() - use the folder that a predecessor has locked
+ * @root:	RUNTIME_ROOT except in tests
+ * @name:	device name
+ * @dir_fd:	the folder; taken on success
+ * @lock_fd:	the lock file, whose lock belongs to the descriptor; likewise
+ * @ret_runtime: written only on success, with @borrowed
+ * @e:		error text
+ *
+ * Return: 0 or -errno; -EBADF when that is not the folder of that name.
+ */
+int runtime_inherit(const char *root, const char *name, int dir_fd, int lock_fd,
+		    struct runtime *ret_runtime, struct error *e);
+
+/**
+ * runtime_claim() - the folder is this process's now
+ * @r:	inherited
+ * @e:	error text
+ *
+ * Whoever asks who serves the device gets this process's number.
+ *
+ * Return: 0 or -errno.
+ */
+int runtime_claim(struct runtime *r, struct error *e);
 
 /**
  * runtime_release() - unlock, and remove the folder unless a successor needs it

@@ -14,6 +14,7 @@
  *	the same backwards
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -106,6 +107,8 @@ static int create_vduse(struct serve *s, struct error *e)
 		.bounce_size = serve_plan_bounce(&s->options).size,
 		.dir_fd = s->runtime.dir_fd,
 		.recovery = s->recovery,
+		.standby = s->standby,
+		.taken_over = serve_taken_over,
 		.failed = serve_not_recovered,
 		.removing = serve_removing,
 		.opaque = s,
@@ -120,7 +123,7 @@ static int create_vduse(struct serve *s, struct error *e)
 	return err;
 }
 
-static int open_control(struct serve *s, struct error *e)
+int serve_open_control(struct serve *s, struct error *e)
 {
 	const struct control_params params = {
 		.loop = s->loop,
@@ -129,11 +132,39 @@ static int open_control(struct serve *s, struct error *e)
 		.handle = serve_control,
 		.opaque = s,
 	};
-	int err = control_server_open(&params, &s->control, e);
+	int err;
 
+	s->listen_fd = fcntl(s->socket_fd, F_DUPFD_CLOEXEC, 0);
+	if (s->listen_fd < 0)
+		return err_set_errno(e, errno, "control socket");
+	err = control_server_open(&params, &s->control, e);
 	if (!err)
 		s->socket_fd = -1;
 	return err;
+}
+
+/* What there is to do until a driver can use the device. */
+static int begin_service(struct serve *s, struct error *e)
+{
+	int err;
+
+	s->job = (struct attach_job) {
+		.loop = s->loop,
+		.name = s->options.name,
+		.bind = s->options.bind,
+		.attached = s->recovery != NULL,
+	};
+	if (s->standby)
+		return serve_stand_by(s, e);
+	err = serve_open_control(s, e);
+	if (err)
+		return err;
+	/* Recovered from a successor: it has been attached for long. */
+	if (s->offered)
+		serve_announce(s);
+	else
+		serve_begin_attach(s);
+	return 0;
 }
 
 /* From the device to the end of the main loop, and back. */
@@ -148,25 +179,21 @@ static int run_device(struct serve *s, struct error *e)
 		err = create_vduse(s, e);
 	if (err)
 		return err;
-	err = open_control(s, e);
+	serve_watch_signals(s);
+	err = begin_service(s, e);
 	if (err)
 		goto close_device;
-
-	serve_watch_signals(s);
-	s->job = (struct attach_job) {
-		.loop = s->loop,
-		.name = s->options.name,
-		.bind = s->options.bind,
-		.attached = s->recovery != NULL,
-	};
-	serve_begin_attach(s);
 	if (!s->exit_status)
 		err = loop_run(s->loop);
 	if (err)
 		err_set_errno(e, -err, "main loop");
 
 	loop_timer_cancel(s->loop, &s->resize_timer);
+	loop_timer_cancel(s->loop, &s->keep_timer);
+	serve_forget_successor(s);
 	control_server_close(s->control);
+	if (s->successor_died)
+		serve_recover_from_successor(s);
 close_device:
 	close_err = serve_close_transport(s, &close_error);
 	if (close_err && !err && !s->exit_status)
@@ -214,6 +241,8 @@ static int prepare_vduse(struct serve *s, struct error *e)
 
 static void close_vduse(const struct serve *s)
 {
+	if (s->listen_fd >= 0)
+		close(s->listen_fd);
 	if (s->control_fd >= 0)
 		close(s->control_fd);
 }
@@ -254,13 +283,15 @@ static int serve(struct serve *s, struct error *e)
 {
 	int err;
 
-	err = prepare(s, e);
+	err = s->options.take_over >= 0 ? serve_inherit(s, e) : prepare(s, e);
 	if (err)
 		return err;
 	err = loop_create(&(struct loop_params) { .name = "main" }, &s->loop, e);
 	if (err)
 		goto unprepare;
-	if (s->options.transport == TRANSPORT_VDUSE)
+	if (s->offered)
+		err = serve_inherit_device(s, e);
+	else if (s->options.transport == TRANSPORT_VDUSE)
 		err = serve_find_predecessor(s, e);
 	if (err)
 		goto destroy_loop;
@@ -273,6 +304,7 @@ static int serve(struct serve *s, struct error *e)
 
 	err = run_device(s, e);
 
+	serve_forget_predecessor(s);
 	serve_close_signals(s);
 	close(s->signal_fd);
 close_storage:
@@ -286,12 +318,19 @@ unprepare:
 		close(s->socket_fd);
 	runtime_release(&s->runtime);
 	close_vduse(s);
+	serve_release_offer(s);
+	json_decref(s->set_options);
 	return err;
 }
 
 int cmd_serve(int argc, char **argv)
 {
-	struct serve s = { .exit_status = EXIT_SUCCESS };
+	struct serve s = {
+		.argc = argc,
+		.argv = argv,
+		.listen_fd = -1,
+		.exit_status = EXIT_SUCCESS,
+	};
 	struct error e = ERROR_INIT;
 	bool help;
 
@@ -311,8 +350,11 @@ int cmd_serve(int argc, char **argv)
 	log_set_level((enum log_level)s.options.tunables.log_level);
 	if (serve(&s, &e)) {
 		log_error("%s", e.text);
+		s.why = e;
 		s.exit_status = EXIT_FAILURE;
 	}
+	if (s.options.take_over >= 0 && s.why.errnum)
+		serve_refuse_offer(&s, &s.why);
 	serve_options_release(&s.options);
 	return s.exit_status;
 }

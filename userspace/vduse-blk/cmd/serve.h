@@ -8,6 +8,9 @@
  *			becomes of both later
  *	serve_recover.c	going on with the device of a killed daemon
  *	serve_end.c	attaching, detaching, signals
+ *	serve_quiet.c	nothing in flight, everything flushed
+ *	serve_upgrade.c	handing the device to another process
+ *	serve_takeover.c being that process
  *	serve_control.c	what the control socket asks for
  *	serve_status.c	the document that "status" shows
  *	serve_stats.c	the one of "stats"
@@ -19,9 +22,11 @@
 
 #include "backend/backend.h"
 #include "cmd/attach.h"
+#include "cmd/control_command.h"
+#include "cmd/control_socket.h"
+#include "cmd/handover.h"
 #include "cmd/options.h"
 #include "cmd/runtime.h"
-#include "cmd/control_socket.h"
 #include "transport/transport.h"
 #include "transport/vduse_recovery.h"
 
@@ -33,8 +38,12 @@ enum serve_state {
 	SERVE_CLOSING,
 };
 
+struct serve_upgrade;
+
 struct serve {
 	struct serve_options options;
+	int argc; /* as it was started; argv[0] is "serve" */
+	char **argv;
 	struct runtime runtime;
 	int control_fd;
 	struct backend *backend;
@@ -44,6 +53,7 @@ struct serve {
 	struct transport *transport;
 	struct control_server *control;
 	int socket_fd; /* @control's, once that is open */
+	int listen_fd; /* the same socket, for a successor */
 	gid_t control_gid;
 
 	enum serve_state state;
@@ -59,6 +69,26 @@ struct serve {
 	bool abandoned;
 	uint64_t completed; /* when @stop_timer was armed */
 	struct loop_timer stop_timer;
+
+	/* At rest; see serve_quiet.c. */
+	void (*flush_done)(struct serve *s, int error);
+	struct loop_timer keep_timer;
+
+	/* The successor; see serve_upgrade.c. */
+	struct serve_upgrade *upgrade; /* NULL: none is under way */
+	json_t *set_options; /* what "set" has changed, NULL: nothing */
+	unsigned int upgrades; /* that the device has survived */
+	bool successor_died; /* after it was given the device */
+
+	/* The predecessor; see serve_takeover.c. */
+	struct handover_message offer;
+	bool offered; /* @offer is there */
+	bool standby; /* it still has the device, too */
+	bool gone; /* it said GO */
+	bool taken_over; /* and the queues are served since */
+	struct loop_op predecessor_op;
+	bool watching_predecessor;
+	struct error why; /* it could not be taken over */
 
 	/* What became of the storage; see serve_storage.c. */
 	bool shrunk;
@@ -186,6 +216,157 @@ void serve_begin_attach(struct serve *s);
  * @how:	enum on_exit
  */
 void serve_stop(struct serve *s, unsigned int how);
+
+/**
+ * serve_announce() - the device can be used: say so
+ * @s:	with a device
+ */
+void serve_announce(struct serve *s);
+
+/**
+ * serve_upgrade_undone() - there is no upgrade any more: end, if that was asked for
+ * @s:	with a device
+ */
+void serve_upgrade_undone(struct serve *s);
+
+/**
+ * serve_flush() - have the storage flush all that was acknowledged
+ * @s:		with a device
+ * @done:	called once, perhaps from inside; -EBUSY while a flush is at work
+ */
+void serve_flush(struct serve *s, void (*done)(struct serve *s, int error));
+
+/**
+ * serve_forget_flush() - do not call its done() any more
+ * @s:	with or without a flush at work
+ */
+void serve_forget_flush(struct serve *s);
+
+/**
+ * serve_flushing() - is a flush at work?
+ * @s:	with a device
+ *
+ * Return: true if so.
+ */
+bool serve_flushing(const struct serve *s);
+
+/**
+ * serve_end_keeping() - come to rest, then end the main loop
+ * @s:	with a device
+ *
+ * --stop-timeout is the limit.
+ */
+void serve_end_keeping(struct serve *s);
+
+/**
+ * serve_begin_upgrade() - start a successor and hand it the device
+ * @s:		with a device
+ * @command:	CONTROL_UPGRADE
+ * @r:		answered in the end
+ */
+void serve_begin_upgrade(struct serve *s, const struct control_command *command,
+			 struct control_request *r);
+
+/**
+ * serve_cancel_upgrade() - something else comes first
+ * @s:		with a device
+ * @why:	for whoever asked for the upgrade
+ *
+ * Return: true when an upgrade is (still) under way: serve_upgrade_undone() is
+ * called later, or the device is the successor's already.
+ */
+bool serve_cancel_upgrade(struct serve *s, const char *why);
+
+/**
+ * serve_gone() - is the device the successor's?
+ * @s:	with a device
+ *
+ * Return: true if neither it nor its log may be touched any more.
+ */
+bool serve_gone(const struct serve *s);
+
+/**
+ * serve_upgrade_phase() - for status
+ * @s:	with a device
+ *
+ * Return: static text; "none" when no upgrade is under way.
+ */
+const char *serve_upgrade_phase(const struct serve *s);
+
+/**
+ * serve_forget_successor() - it is left alone from now on
+ * @s:	after the main loop, which this runs
+ */
+void serve_forget_successor(struct serve *s);
+
+/**
+ * serve_recover_from_successor() - execute this program again, to recover the device
+ * @s:	after the main loop, with everything still open
+ */
+_Noreturn void serve_recover_from_successor(struct serve *s);
+
+/**
+ * serve_inherit() - hear what a predecessor offers
+ * @s:	with its options
+ * @e:	error text
+ *
+ * In place of locking the folder, opening the control device and becoming --user.
+ *
+ * Return: 0 or -errno.
+ */
+int serve_inherit(struct serve *s, struct error *e);
+
+/**
+ * serve_release_offer() - close what was not needed of it
+ * @s:	any
+ */
+void serve_release_offer(struct serve *s);
+
+/**
+ * serve_inherit_device() - like serve_find_predecessor(), after serve_inherit()
+ * @s:	with an offer
+ * @e:	error text
+ *
+ * Return: 0 or -errno.
+ */
+int serve_inherit_device(struct serve *s, struct error *e);
+
+/**
+ * serve_stand_by() - all is ready: wait for GO
+ * @s:	with a device that was made to stand by
+ * @e:	error text
+ *
+ * Return: 0 or -errno.
+ */
+int serve_stand_by(struct serve *s, struct error *e);
+
+/**
+ * serve_taken_over() - the queues are served
+ * @opaque:	struct serve
+ */
+void serve_taken_over(void *opaque);
+
+/**
+ * serve_forget_predecessor() - listen to it no more
+ * @s:	outside of its loop, which this runs
+ */
+void serve_forget_predecessor(struct serve *s);
+
+/**
+ * serve_refuse_offer() - tell the predecessor why it has to go on
+ * @s:		started with a take-over
+ * @why:	error text
+ */
+void serve_refuse_offer(const struct serve *s, const struct error *why);
+
+/**
+ * serve_open_control() - listen on the control socket
+ * @s:	with a device
+ * @e:	error text
+ *
+ * Return: 0 or -errno.
+ */
+int serve_open_control(struct serve *s, struct error *e);
 
 /**
  * serve_removing() - somebody removes the device, or has done so

@@ -2,6 +2,8 @@
 /*
  * vduse-blk serve: what the control socket asks for is done here.
  */
+#include <errno.h>
+
 #include "base/log.h"
 #include "base/util.h"
 #include "cmd/control_command.h"
@@ -21,8 +23,28 @@ static void answer_with(struct control_request *r, const char *name, json_t *val
 	control_refuse(r, &e);
 }
 
+/* A successor gets them besides its command line. */
+static int remember_options(struct serve *s, json_t *options)
+{
+	if (!s->set_options)
+		s->set_options = json_object();
+	return json_object_update(s->set_options, options);
+}
+
 static void set(struct serve *s, const struct control_command *command, struct control_request *r)
 {
+	struct error e = ERROR_INIT;
+
+	if (s->upgrade) {
+		err_set(&e, EBUSY, "an upgrade is under way");
+		control_refuse(r, &e);
+		return;
+	}
+	if (remember_options(s, json_object_get(r->document, "options"))) {
+		err_set(&e, ENOMEM, "out of memory");
+		control_refuse(r, &e);
+		return;
+	}
 	s->options.tunables = command->tunables;
 	log_set_level((enum log_level)command->tunables.log_level);
 	backend_set_tunables(s->backend, &command->tunables.backend);
@@ -55,6 +77,9 @@ static void carry_out(struct serve *s, const struct control_command *command,
 		control_answer(r, NULL);
 		serve_stop(s, command->on_exit);
 		break;
+	case CONTROL_UPGRADE:
+		serve_begin_upgrade(s, command, r);
+		break;
 	case _CONTROL_KIND_MAX:
 		break;
 	}
@@ -66,6 +91,11 @@ void serve_control(void *opaque, struct control_request *r)
 	struct error e = ERROR_INIT;
 	struct serve *s = opaque;
 
+	if (serve_gone(s)) {
+		err_set(&e, EAGAIN, "the device is being handed over to another process");
+		control_refuse(r, &e);
+		return;
+	}
 	if (control_command_parse(r->document, &s->options.tunables, &command, &e)) {
 		control_refuse(r, &e);
 		return;

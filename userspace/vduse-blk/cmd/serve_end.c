@@ -52,11 +52,16 @@ static void fail(struct serve *s, const struct error *e)
 
 static void ready(struct serve *s)
 {
-	s->state = SERVE_SERVING;
 	if (s->path[0]) {
 		printf("%s\n", s->path);
 		fflush(stdout);
 	}
+	serve_announce(s);
+}
+
+void serve_announce(struct serve *s)
+{
+	s->state = SERVE_SERVING;
 	log_info("%s: ready%s%s", s->options.name, s->path[0] ? " at " : "", s->path);
 	sd_notifyf(0, "READY=1\nSTATUS=Serving %s", s->path[0] ? s->path : s->options.name);
 }
@@ -64,7 +69,7 @@ static void ready(struct serve *s)
 static void end_as_asked(struct serve *s)
 {
 	if (s->end == ON_EXIT_KEEP)
-		loop_stop(s->loop);
+		serve_end_keeping(s);
 	else
 		begin_detach(s);
 }
@@ -218,17 +223,29 @@ static void stop_timer_expired(struct loop_timer *timer)
 		abandon(s);
 }
 
+static void begin_end(struct serve *s)
+{
+	if (s->end == ON_EXIT_DETACH)
+		watch_progress(s, s->options.tunables.stop_ms);
+	/* An attachment under way is finished first; see attached(). */
+	if (s->state == SERVE_SERVING)
+		end_as_asked(s);
+}
+
 void serve_stop(struct serve *s, unsigned int how)
 {
 	if (s->stopping)
 		return;
 	s->stopping = true;
 	s->end = how;
-	if (how == ON_EXIT_DETACH)
-		watch_progress(s, s->options.tunables.stop_ms);
-	/* An attachment under way is finished first; see attached(). */
-	if (s->state == SERVE_SERVING)
-		end_as_asked(s);
+	if (!serve_cancel_upgrade(s, "the daemon is to end"))
+		begin_end(s);
+}
+
+void serve_upgrade_undone(struct serve *s)
+{
+	if (s->stopping)
+		begin_end(s);
 }
 
 void serve_removing(void *opaque, bool removing)
@@ -239,6 +256,7 @@ void serve_removing(void *opaque, bool removing)
 		return;
 	if (removing) {
 		log_info("%s: somebody removes the device", s->options.name);
+		serve_cancel_upgrade(s, "somebody removes the device");
 		watch_progress(s, s->options.tunables.stop_ms);
 		return;
 	}
@@ -247,14 +265,39 @@ void serve_removing(void *opaque, bool removing)
 	vblk_device_set_failing(&s->disk, false);
 }
 
+/* The device is another process's: whatever this one still has just ends. */
+static int leave_to_other(struct serve *s, struct error *e)
+{
+	int err = serve_flushing(s) ? -ETIMEDOUT :
+		  transport_keep(s->transport, s->options.tunables.stop_ms, e);
+
+	if (err == -ETIMEDOUT) {
+		if (s->why.errnum)
+			serve_refuse_offer(s, &s->why);
+		_exit(s->exit_status);
+	}
+	return err;
+}
+
+/* A flush has to end first, with the storage's answer or by giving up. */
+static void await_flush(struct serve *s)
+{
+	serve_forget_flush(s);
+	while (serve_flushing(s))
+		loop_run(s->loop);
+}
+
 int serve_close_transport(struct serve *s, struct error *e)
 {
 	int err;
 
 	s->state = SERVE_CLOSING;
+	if (s->runtime.borrowed)
+		return leave_to_other(s, e);
 	if (s->end == ON_EXIT_KEEP && !s->exit_status) {
 		s->runtime.keep = s->options.transport == TRANSPORT_VDUSE;
-		err = transport_keep(s->transport, s->options.tunables.stop_ms, e);
+		err = serve_flushing(s) ? -ETIMEDOUT :
+		      transport_keep(s->transport, s->options.tunables.stop_ms, e);
 		if (err != -ETIMEDOUT)
 			return err;
 		/* As if killed: the log has what is in flight. */
@@ -264,6 +307,7 @@ int serve_close_transport(struct serve *s, struct error *e)
 	}
 	if (!s->stop_timer.armed)
 		watch_progress(s, s->options.tunables.stop_ms);
+	await_flush(s);
 	err = transport_close(s->transport, e);
 	loop_timer_cancel(s->loop, &s->stop_timer);
 	return err;

@@ -35,6 +35,7 @@ void serve_not_recovered(void *opaque, const struct error *e)
 	struct serve *s = opaque;
 
 	log_error("%s", e->text);
+	s->why = *e;
 	s->exit_status = EXIT_FAILURE;
 	/* The thread that attaches uses @s; see attached(). */
 	if (s->state != SERVE_ATTACHING)

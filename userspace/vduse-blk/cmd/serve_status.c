@@ -78,7 +78,7 @@ json_t *serve_describe(const struct serve *s)
 	for (i = 0; i < s->options.queues; i++)
 		json_array_append_new(queues, describe_queue(s, i));
 
-	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:s, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:o, s:o}",
+	document = json_pack("{s:s, s:i, s:s, s:s, s:s, s:s, s:o, s:s, s:I, s:i, s:s, s:b, s:i, s:i, s:s, s:o, s:b, s:b, s:i, s:s, s:s, s:i, s:s, s:o, s:o}",
 			     "name", s->options.name,
 			     "pid", (int)getpid(),
 			     "state", state_names[s->state],
@@ -100,6 +100,8 @@ json_t *serve_describe(const struct serve *s)
 					       status.features & (1ULL << VIRTIO_F_RING_PACKED)),
 			     "driver_status", (int)status.driver_status,
 			     "features", features,
+			     "upgrade", serve_upgrade_phase(s),
+			     "upgrades", (int)s->upgrades,
 			     "io_uring", queue_thread_loop_rung(transport_queue(s->transport, 0)),
 			     "options", tunables_describe(&s->options.tunables,
 							  &s->backend->options.tunables),

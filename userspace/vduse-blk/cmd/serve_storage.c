@@ -139,6 +139,9 @@ static void storage_changed(void *opaque, const struct backend_info *now,
 {
 	struct serve *s = opaque;
 
+	/* It is for the successor to find out. */
+	if (serve_gone(s))
+		return;
 	switch (what) {
 	case BACKEND_GROWN:
 	case BACKEND_SHRUNK:
@@ -168,6 +171,7 @@ int serve_open_storage(struct serve *s, struct error *e)
 		},
 		.prior_writes = s->recovery ? s->recovery->writes : NULL,
 		.prior_writes_n = s->recovery ? s->recovery->num_writes : 0,
+		.descriptor = s->offered ? &s->offer.offer.fds[HANDOVER_FD_STORAGE] : NULL,
 	};
 	struct vblk_device_params params = {
 		.num_queues = s->options.queues,

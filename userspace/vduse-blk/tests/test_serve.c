@@ -210,6 +210,7 @@ static void *daemon_main(void *opaque)
 	close(s->signal_fd);
 	backend_close(s->backend);
 	loop_destroy(s->loop);
+	json_decref(s->set_options);
 	s->runtime.keep = false;
 	runtime_release(&s->runtime);
 	return NULL;
