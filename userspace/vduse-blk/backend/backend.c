@@ -185,7 +185,6 @@ int backend_open(const char *uri_text, const struct backend_options *options,
 	}
 	backend->options = o;
 	backend->options.descriptor = NULL;
-	backend->options.prior_writes = NULL;
 	*ret_backend = backend;
 
 out_uri:
@@ -243,6 +242,12 @@ void backend_refreshed(struct backend *backend, int error)
 	backend->refreshing = false;
 	if (events->refreshed)
 		events->refreshed(events->opaque, error);
+}
+
+void backend_prior_write(struct backend *backend, uint64_t offset, uint64_t length)
+{
+	if (backend->ops->prior_write)
+		backend->ops->prior_write(backend, offset, length);
 }
 
 int backend_link_stats(struct backend *backend, unsigned int index,

@@ -117,12 +117,6 @@ struct backend_events {
 	void *opaque;
 };
 
-/* Bytes of the device. */
-struct backend_range {
-	uint64_t offset;
-	uint64_t length;
-};
-
 /* Bytes of acknowledged, unflushed writes that are kept for a server that loses its cache. */
 #define BACKEND_REPLAY_LOG_DEFAULT (32u << 20)
 
@@ -136,13 +130,6 @@ struct backend_options {
 	struct backend_tunables tunables; /* zeroed: the defaults */
 	struct backend_events events;
 	uint32_t replay_log; /* bytes, all queues together; 0: none, a loss fails the next flush */
-	/*
-	 * Writes that a predecessor of this process had in flight when it was
-	 * killed, and that its server may carry out late: newer writes to these
-	 * bytes wait (fence_ms). Copied.
-	 */
-	const struct backend_range *prior_writes;
-	unsigned int prior_writes_n;
 	/*
 	 * What backend_descriptor() said in a predecessor, which has it open still; stays
 	 * the caller's. NULL: none; -1 in it: the storage has none.
@@ -163,7 +150,7 @@ enum backend_op {
 #define BACKEND_REQ_FUA \
 	(1u << 0) /* on stable storage before done(); writes, write-zeroes, discard */
 #define BACKEND_REQ_MAY_UNMAP (1u << 1) /* write-zeroes: a hole will do */
-/* The same write as one of options.prior_writes, so it need not wait for that one. */
+/* The same write as one of backend_prior_write(), so it need not wait for that one. */
 #define BACKEND_REQ_RESUBMIT (1u << 2)
 
 /*
@@ -252,6 +239,7 @@ struct backend_ops {
 	void (*set_tunables)(struct backend *backend, const struct backend_tunables *t);
 	void (*fail)(struct backend *backend);
 	void (*refresh)(struct backend *backend);
+	void (*prior_write)(struct backend *backend, uint64_t offset, uint64_t length);
 	int (*link_stats)(struct backend *backend, unsigned int index,
 			  struct backend_link_stats *ret_stats);
 	int (*descriptor)(const struct backend *backend);
@@ -368,6 +356,20 @@ void backend_refresh(struct backend *backend);
  * Main thread.
  */
 void backend_refreshed(struct backend *backend, int error);
+
+/**
+ * backend_prior_write() - a predecessor of this process may still be writing here
+ * @backend: open
+ * @offset: of the first byte
+ * @length: in bytes
+ *
+ * It was killed with that write in flight, and its server may carry it out late:
+ * newer writes to these bytes wait, for tunables.fence_ms from now on.
+ *
+ * Any thread; before that write is submitted again, and so before the driver can
+ * learn of its end and send a newer one.
+ */
+void backend_prior_write(struct backend *backend, uint64_t offset, uint64_t length);
 
 /**
  * backend_link_stats() - state and counters of a connection

@@ -455,17 +455,13 @@ static int learn_export(struct nbd_backend *b, struct error *e)
  * What a killed predecessor had on its connections, which are nobody's now. Their
  * close by the peer nobody has seen or will see: these ranges have to age.
  */
-static void fence_prior_writes(struct nbd_backend *b)
+static void nbd_prior_write(struct backend *backend, uint64_t offset, uint64_t length)
 {
 	struct timespec ts;
-	uint64_t now;
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
-	now = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-	for (unsigned int i = 0; i < b->options.prior_writes_n; i++)
-		nbd_fence_add(&b->session.fence, 0, b->options.prior_writes[i].offset,
-			      b->options.prior_writes[i].length, now);
-	b->options.prior_writes = NULL;
+	nbd_fence_add(&to_nbd(backend)->session.fence, 0, offset, length,
+		      (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec);
 }
 
 static int start_session(struct nbd_backend *b, struct error *e)
@@ -481,7 +477,6 @@ static int start_session(struct nbd_backend *b, struct error *e)
 	b->session_ready = true;
 	if (nbd_session_init(s, b->options.replay_log) < 0)
 		return err_set(e, ENOMEM, "nbd: out of memory");
-	fence_prior_writes(b);
 	return 0;
 }
 
@@ -566,6 +561,7 @@ const struct backend_ops nbd_backend_ops = {
 	.set_tunables = nbd_set_tunables,
 	.fail = nbd_fail,
 	.refresh = nbd_refresh,
+	.prior_write = nbd_prior_write,
 	.link_stats = nbd_link_stats,
 };
 
@@ -579,5 +575,6 @@ const struct backend_ops nbd_unix_backend_ops = {
 	.set_tunables = nbd_set_tunables,
 	.fail = nbd_fail,
 	.refresh = nbd_refresh,
+	.prior_write = nbd_prior_write,
 	.link_stats = nbd_link_stats,
 };

@@ -169,8 +169,6 @@ int serve_open_storage(struct serve *s, struct error *e)
 			.refreshed = answer_resize,
 			.opaque = s,
 		},
-		.prior_writes = s->recovery ? s->recovery->writes : NULL,
-		.prior_writes_n = s->recovery ? s->recovery->num_writes : 0,
 		.descriptor = s->offered ? &s->offer.offer.fds[HANDOVER_FD_STORAGE] : NULL,
 	};
 	struct vblk_device_params params = {
@@ -186,6 +184,8 @@ int serve_open_storage(struct serve *s, struct error *e)
 	err = backend_open(s->options.uri, &options, &s->backend, e);
 	if (err)
 		return err;
+	if (s->recovery && !s->standby)
+		vduse_recovery_prior_writes(s->recovery, s->backend);
 	params.info = &s->backend->info;
 	params.block_size = s->backend->info.block_size;
 	err = vblk_device_init(&s->disk, &params, e);

@@ -171,12 +171,9 @@ int serve_inherit_device(struct serve *s, struct error *e)
 	int *fd = &s->offer.offer.fds[HANDOVER_FD_DEVICE];
 	int err;
 
-	if (s->standby)
-		err = vduse_recovery_stand_by(s->options.name, s->runtime.dir_fd, *fd,
-					      &s->recovery, e);
-	else
-		err = vduse_recovery_inherit(s->options.name, s->runtime.dir_fd, *fd,
-					     &s->recovery, e);
+	err = vduse_recovery_inherit(s->options.name, s->runtime.dir_fd, *fd, &s->recovery, e);
+	if (err && !s->standby)
+		err = vduse_recovery_advice(e, s->options.name);
 	if (!err)
 		take_fd(fd);
 	return err;

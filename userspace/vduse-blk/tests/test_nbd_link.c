@@ -741,14 +741,13 @@ static void test_no_fence(void **state)
 
 static void test_prior_writes(void **state)
 {
-	static const struct backend_range prior[] = { { 0, BLOCK }, { 8 * BLOCK, BLOCK } };
-	const struct backend_options options = { .tunables.fence_ms = 400,
-						 .prior_writes = prior,
-						 .prior_writes_n = ARRAY_SIZE(prior) };
+	const struct backend_options options = { .tunables.fence_ms = 400 };
 	struct rig *r = start("hs serve", &options);
 	struct io *newer, *again;
 
 	(void)state;
+	backend_prior_write(r->backend, 0, BLOCK);
+	backend_prior_write(r->backend, 8 * BLOCK, BLOCK);
 	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
 	again = submit_on(r, 0, 1, BACKEND_WRITE, 0, 0xaa, BACKEND_REQ_RESUBMIT);
 	assert_int_equal(finish(r, again), 0);

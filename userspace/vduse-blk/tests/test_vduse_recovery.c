@@ -226,12 +226,10 @@ static void __attribute__((noreturn)) serve(const struct setup *s)
 		err = vduse_recovery_find(NAME, dir_fd, &recovery, &e);
 	if (err)
 		end_child(&e);
-	if (recovery) {
-		options.prior_writes = recovery->writes;
-		options.prior_writes_n = recovery->num_writes;
-	}
 	if (backend_open(uri, &options, &backend, &e))
 		end_child(&e);
+	if (recovery)
+		vduse_recovery_prior_writes(recovery, backend);
 	disk_params.info = &backend->info;
 	if (vblk_device_init(&disk, &disk_params, &e))
 		end_child(&e);

@@ -1126,6 +1126,7 @@ struct crash {
 	struct rig rig;
 	struct rig_params params;
 	char folder[64];
+	char uri[300];
 	pid_t pid;
 	struct frontend f;
 	struct vhost_user_inflight desc;
@@ -1134,10 +1135,54 @@ struct crash {
 	unsigned int kept_late; /* daemons that left requests behind */
 };
 
-static void crash_and_restart(struct crash *c, int sig)
+static void crash_begin(struct crash *c, struct nbdkit *kit, const char *nbdkit_args)
+{
+	unsigned int q;
+
+	assert_int_equal(nbdkit_start(kit, NBDKIT_UNIX, nbdkit_args), 0);
+	snprintf(c->uri, sizeof(c->uri), kit->uri, "");
+	c->params.uri = c->uri;
+	assert_non_null(mkdtemp(c->folder));
+	c->pid = rig_fork(&c->rig, &c->params, c->folder);
+	frontend_connect(&c->f, c->rig.socket);
+	frontend_negotiate(&c->f, c->features);
+	frontend_make_memory(&c->f, c->params.queues);
+	frontend_share_memory(&c->f);
+	c->log_fd = frontend_get_inflight(&c->f, &c->desc);
+	frontend_set_inflight(&c->f, &c->desc, c->log_fd);
+	for (q = 0; q < c->params.queues; q++) {
+		frontend_make_ring(&c->f, q);
+		frontend_start_ring(&c->f, q, c->params.packed ? 0x80008000u : 0);
+	}
+}
+
+/* The daemon of that socket is the successor. */
+static void crash_go_on(struct crash *c, const char *socket)
 {
 	struct frontend again;
 	unsigned int q;
+
+	frontend_connect(&again, socket);
+	frontend_negotiate(&again, c->features);
+	frontend_move(&again, &c->f);
+	c->f = again;
+	frontend_share_memory(&c->f);
+	frontend_set_inflight(&c->f, &c->desc, c->log_fd);
+	/* What a monitor knows of the position when nobody answers: the used index, or nothing. */
+	for (q = 0; q < c->f.queues; q++)
+		frontend_start_ring(&c->f, q, c->params.packed ? 0 : c->f.queue[q].sim->used->idx);
+}
+
+static void crash_end(struct crash *c)
+{
+	frontend_close(&c->f);
+	close(c->log_fd);
+	unlink(c->rig.socket);
+	assert_int_equal(rmdir(c->folder), 0);
+}
+
+static void crash_and_restart(struct crash *c, int sig)
+{
 	int status;
 
 	assert_int_equal(kill(c->pid, sig), 0);
@@ -1148,15 +1193,7 @@ static void crash_and_restart(struct crash *c, int sig)
 		c->kept_late += WEXITSTATUS(status) == RIG_KEPT_LATE;
 	}
 	c->pid = rig_fork(&c->rig, &c->params, c->folder);
-	frontend_connect(&again, c->rig.socket);
-	frontend_negotiate(&again, c->features);
-	frontend_move(&again, &c->f);
-	c->f = again;
-	frontend_share_memory(&c->f);
-	frontend_set_inflight(&c->f, &c->desc, c->log_fd);
-	/* What a monitor knows of the position when nobody answers: the used index, or nothing. */
-	for (q = 0; q < c->f.queues; q++)
-		frontend_start_ring(&c->f, q, c->params.packed ? 0 : c->f.queue[q].sim->used->idx);
+	crash_go_on(c, c->rig.socket);
 }
 
 static void crash_rounds(struct crash *c)
@@ -1196,30 +1233,14 @@ static void crash(bool packed)
 {
 	struct crash c = {
 		.features = (packed ? PACKED : SPLIT) | BIT(VIRTIO_BLK_F_FLUSH),
-		.params = { .queues = 2, .packed = packed },
+		/* Each round writes the same blocks again. */
+		.params = { .queues = 2, .packed = packed, .tunables.fence_ms = 20 },
 		.folder = "/tmp/vhost-user-XXXXXX",
 	};
 	struct nbdkit kit = { 0 };
-	char uri[300];
-	unsigned int q;
 
 	/* One thread a connection: nbdkit 1.32 dies of an assertion when two see its end. */
-	assert_int_equal(nbdkit_start(&kit, NBDKIT_UNIX,
-				      "-t 1 --filter=delay memory 4M wdelay=8ms"), 0);
-	snprintf(uri, sizeof(uri), kit.uri, "");
-	c.params.uri = uri;
-	assert_non_null(mkdtemp(c.folder));
-	c.pid = rig_fork(&c.rig, &c.params, c.folder);
-	frontend_connect(&c.f, c.rig.socket);
-	frontend_negotiate(&c.f, c.features);
-	frontend_make_memory(&c.f, 2);
-	frontend_share_memory(&c.f);
-	c.log_fd = frontend_get_inflight(&c.f, &c.desc);
-	frontend_set_inflight(&c.f, &c.desc, c.log_fd);
-	for (q = 0; q < 2; q++) {
-		frontend_make_ring(&c.f, q);
-		frontend_start_ring(&c.f, q, packed ? 0x80008000u : 0);
-	}
+	crash_begin(&c, &kit, "-t 1 --filter=delay memory 4M wdelay=8ms");
 	crash_rounds(&c);
 	/* A position that was asked for counts, whatever the log says. */
 	frontend_start_ring(&c.f, 0, frontend_stop_ring(&c.f, 0));
@@ -1229,10 +1250,7 @@ static void crash(bool packed)
 	assert_true(c.kept_late);
 	kill(c.pid, SIGKILL);
 	waitpid(c.pid, NULL, 0);
-	frontend_close(&c.f);
-	close(c.log_fd);
-	unlink(c.rig.socket);
-	assert_int_equal(rmdir(c.folder), 0);
+	crash_end(&c);
 	nbdkit_stop(&kit);
 }
 
@@ -1245,6 +1263,66 @@ static void test_killed(void **state)
 	}
 	crash(false);
 	crash(true);
+}
+
+/*
+ * What a killed daemon had sent may be written late: so newer writes to the same
+ * bytes wait, those of the log and to other bytes do not.
+ */
+static void prior_writes(bool packed)
+{
+	enum { BYTES = 4096 };
+	struct crash c = {
+		.features = (packed ? PACKED : SPLIT) | BIT(VIRTIO_BLK_F_FLUSH),
+		.params = { .queues = 1, .packed = packed, .tunables.fence_ms = 300 },
+		.folder = "/tmp/vhost-user-XXXXXX",
+	};
+	struct frontend_request *old, *newer, *other;
+	struct backend_link_stats stats;
+	struct nbdkit kit = { 0 };
+	struct rig successor;
+
+	crash_begin(&c, &kit, "-t 1 --filter=delay memory 4M wdelay=100ms");
+	old = frontend_request_new(&c.f, 0, BYTES);
+	newer = frontend_request_new(&c.f, 0, BYTES);
+	other = frontend_request_new(&c.f, 0, BYTES);
+	request(old, VIRTIO_BLK_T_OUT, 8);
+	frontend_submit(&c.f, 0, old);
+	usleep(20000);
+	kill(c.pid, SIGKILL);
+	waitpid(c.pid, NULL, 0);
+	assert_false(old->done);
+
+	rig_start(&successor, &c.params);
+	crash_go_on(&c, successor.socket);
+	assert_true(frontend_wait(&c.f, 0, 1));
+	assert_int_equal(*old->status, VIRTIO_BLK_S_OK);
+	request(newer, VIRTIO_BLK_T_OUT, 8);
+	memset(newer->data, 0x5a, BYTES);
+	frontend_submit(&c.f, 0, newer);
+	request(other, VIRTIO_BLK_T_OUT, 16);
+	assert_int_equal(frontend_do(&c.f, 0, other), VIRTIO_BLK_S_OK);
+	assert_true(newer->done || frontend_wait(&c.f, 0, 1));
+	assert_int_equal(*newer->status, VIRTIO_BLK_S_OK);
+	assert_int_equal(backend_link_stats(successor.backend, 0, &stats), 0);
+	assert_int_equal(stats.held, 1);
+	request(other, VIRTIO_BLK_T_IN, 8);
+	assert_int_equal(frontend_do(&c.f, 0, other), VIRTIO_BLK_S_OK);
+	assert_memory_equal(other->data, newer->data, BYTES);
+	crash_end(&c);
+	rig_stop(&successor);
+	nbdkit_stop(&kit);
+}
+
+static void test_prior_writes(void **state)
+{
+	(void)state;
+	if (!nbdkit_installed()) {
+		print_message("nbdkit is not installed\n");
+		skip();
+	}
+	prior_writes(false);
+	prior_writes(true);
 }
 
 /* A log that makes no sense keeps the ring from starting, and says why. */
@@ -1383,6 +1461,7 @@ int main(void)
 		cmocka_unit_test(test_memory_is_cut),
 		cmocka_unit_test(test_reconnect),
 		cmocka_unit_test(test_killed),
+		cmocka_unit_test(test_prior_writes),
 		cmocka_unit_test(test_bad_log),
 		cmocka_unit_test(test_end_while_busy),
 		cmocka_unit_test(test_stuck_call),

@@ -62,6 +62,7 @@ static void create(struct rig *rig)
 		.read_only = rig->params.read_only,
 		.queues = rig->params.queues,
 		.queue_depth = RIG_QUEUE_SIZE,
+		.tunables = rig->params.tunables,
 	};
 	struct vblk_device_params disk = {
 		.num_queues = rig->params.queues,

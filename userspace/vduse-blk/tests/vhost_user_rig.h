@@ -35,6 +35,7 @@ struct rig_params {
 	unsigned int queues;
 	bool packed;
 	bool read_only;
+	struct backend_tunables tunables; /* zeroed: the defaults */
 };
 
 struct rig {

@@ -30,28 +30,9 @@
 #include "virtio/inflight.h"
 #include "virtio/virtio_blk.h"
 
-struct writes {
-	struct backend_range *ranges;
-	unsigned int n, room;
-	bool failed; /* out of memory */
-};
-
 static void add_write(void *opaque, uint64_t offset, uint64_t length)
 {
-	struct writes *w = opaque;
-
-	if (w->n == w->room) {
-		unsigned int room = w->room ? w->room * 2 : 64;
-		struct backend_range *more = reallocarray(w->ranges, room, sizeof(*more));
-
-		if (!more) {
-			w->failed = true;
-			return;
-		}
-		w->ranges = more;
-		w->room = room;
-	}
-	w->ranges[w->n++] = (struct backend_range){ .offset = offset, .length = length };
+	backend_prior_write(opaque, offset, length);
 }
 
 static int map_fault(void *opaque, uint64_t iova, uint32_t perm, struct iotlb_region *ret)
@@ -81,7 +62,7 @@ int vduse_recovery_matches(const struct vduse_log_queue *was, int fd, unsigned i
 	       info.driver_addr == was->driver && info.device_addr == was->device;
 }
 
-static int read_queue(const struct vduse_recovery *r, unsigned int index, struct writes *w,
+static int read_queue(const struct vduse_recovery *r, unsigned int index, struct backend *backend,
 		      struct error *e)
 {
 	const struct vduse_log_facts *facts = vduse_log_facts(r->log);
@@ -115,34 +96,29 @@ static int read_queue(const struct vduse_recovery *r, unsigned int index, struct
 		err = err_set_errno(e, -err, "address space");
 		goto destroy_log;
 	}
-	err = vblk_prior_writes(&params, add_write, w, e);
+	err = vblk_prior_writes(&params, add_write, backend, e);
 	iotlb_destroy(params.iotlb);
 destroy_log:
 	inflight_destroy(params.inflight);
 	return err;
 }
 
-static int read_writes(struct vduse_recovery *r)
+void vduse_recovery_prior_writes(const struct vduse_recovery *r, struct backend *backend)
 {
 	const struct vduse_log_facts *facts = vduse_log_facts(r->log);
-	struct writes w = { .ranges = NULL };
 	struct error e = ERROR_INIT;
 	unsigned int i;
 	int err = 0;
 
 	if (!(facts->status & VIRTIO_CONFIG_S_DRIVER_OK))
-		return 0;
-	for (i = 0; i < facts->num_queues && !err && !w.failed; i++)
-		err = read_queue(r, i, &w, &e);
-	if (err) {
-		log_warning("%s: virtqueue %u: %s: new writes to the whole disk wait for what the old process may have sent",
-			    facts->name, i - 1, e.text);
-		w.n = 0;
-		add_write(&w, 0, facts->capacity << VBLK_SECTOR_SHIFT);
-	}
-	r->writes = w.ranges;
-	r->num_writes = w.n;
-	return w.failed ? -ENOMEM : 0;
+		return;
+	for (i = 0; i < facts->num_queues && !err; i++)
+		err = read_queue(r, i, backend, &e);
+	if (!err)
+		return;
+	log_warning("%s: virtqueue %u: %s: new writes to the whole disk wait for what the old process may have sent",
+		    facts->name, i - 1, e.text);
+	backend_prior_write(backend, 0, facts->capacity << VBLK_SECTOR_SHIFT);
 }
 
 int vduse_recovery_advice(struct error *e, const char *name)
@@ -186,15 +162,6 @@ static int begin(const char *name, int dir_fd, struct vduse_recovery **ret_recov
 	return 0;
 }
 
-static int find_writes(const char *name, struct vduse_recovery *r, struct error *e)
-{
-	if (read_writes(r))
-		return err_set(e, ENOMEM, "out of memory");
-	log_info("%s: going on where a killed process left off, %u ranges of bytes being written",
-		 name, r->num_writes);
-	return 0;
-}
-
 int vduse_recovery_find(const char *name, int dir_fd, struct vduse_recovery **ret_recovery,
 			struct error *e)
 {
@@ -209,38 +176,17 @@ int vduse_recovery_find(const char *name, int dir_fd, struct vduse_recovery **re
 	if (err)
 		return vduse_recovery_advice(e, name);
 	err = vduse_dev_open(name, &r->fd, e);
-	if (!err)
-		err = find_writes(name, r, e);
 	if (err) {
 		vduse_recovery_free(r);
 		return err;
 	}
+	log_info("%s: going on where a killed process left off", name);
 	*ret_recovery = r;
 	return 0;
 }
 
 int vduse_recovery_inherit(const char *name, int dir_fd, int fd,
 			   struct vduse_recovery **ret_recovery, struct error *e)
-{
-	struct vduse_recovery *r;
-	int err;
-
-	err = begin(name, dir_fd, &r, e);
-	if (err)
-		return vduse_recovery_advice(e, name);
-	r->fd = fd;
-	err = find_writes(name, r, e);
-	if (err) {
-		r->fd = -1;
-		vduse_recovery_free(r);
-		return err;
-	}
-	*ret_recovery = r;
-	return 0;
-}
-
-int vduse_recovery_stand_by(const char *name, int dir_fd, int fd,
-			    struct vduse_recovery **ret_recovery, struct error *e)
 {
 	int err = begin(name, dir_fd, ret_recovery, e);
 
@@ -256,6 +202,5 @@ void vduse_recovery_free(struct vduse_recovery *r)
 	if (r->fd >= 0)
 		close(r->fd);
 	vduse_log_close(r->log);
-	free(r->writes);
 	free(r);
 }

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * A device whose process was killed, found before anything else is begun: its
- * log, its descriptor, and what the dead process may still be writing.
- *
- * That comes first because the storage has to know of those writes when it is
- * opened.
+ * log and its descriptor.
  */
 #ifndef VDUSE_BLK_TRANSPORT_VDUSE_RECOVERY_H
 #define VDUSE_BLK_TRANSPORT_VDUSE_RECOVERY_H
@@ -17,16 +14,12 @@
  * struct vduse_recovery - a device to go on with
  * @fd:		/dev/vduse/NAME
  * @log:	the predecessor's
- * @writes:	bytes that it may still be writing
- * @num_writes:	entries of @writes
  *
  * vduse_create() takes @fd and @log when it succeeds.
  */
 struct vduse_recovery {
 	int fd;
 	struct vduse_log *log;
-	struct backend_range *writes;
-	unsigned int num_writes;
 };
 
 /**
@@ -51,9 +44,10 @@ int vduse_recovery_find(const char *name, int dir_fd, struct vduse_recovery **re
  * @dir_fd:	the runtime folder
  * @fd:		the device; taken on success
  * @ret_recovery: written only on success
- * @e:		error text, with what to do about it
+ * @e:		error text
  *
- * For a daemon whose successor died while it took over.
+ * For a successor to which a living daemon will hand it over, and for a daemon
+ * whose successor died while it took over.
  *
  * Return: 0 or -errno.
  */
@@ -61,17 +55,12 @@ int vduse_recovery_inherit(const char *name, int dir_fd, int fd,
 			   struct vduse_recovery **ret_recovery, struct error *e);
 
 /**
- * vduse_recovery_stand_by() - a device whose daemon lives and will hand it over
- * @name:	of the device
- * @dir_fd:	the runtime folder
- * @fd:		the device; taken on success
- * @ret_recovery: written only on success; without writes: there will be none
- * @e:		error text
- *
- * Return: 0 or -errno.
+ * vduse_recovery_prior_writes() - tell the storage what the dead process may still be writing
+ * @r:		not given to vduse_create() yet; of a dead process, for a living one
+ *		has nothing in flight when it hands over
+ * @backend:	just opened; backend_prior_write() is called for each range
  */
-int vduse_recovery_stand_by(const char *name, int dir_fd, int fd,
-			    struct vduse_recovery **ret_recovery, struct error *e);
+void vduse_recovery_prior_writes(const struct vduse_recovery *r, struct backend *backend);
 
 /**
  * vduse_recovery_free() - give up what vduse_create() did not take

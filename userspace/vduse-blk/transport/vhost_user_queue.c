@@ -30,6 +30,7 @@
 
 struct vhost_user_queue {
 	struct queue_thread *thread;
+	struct backend *backend;
 	unsigned int index;
 
 	struct {
@@ -120,9 +121,35 @@ static void map_release(void *opaque, const struct iotlb_region *region)
 
 /* Commands */
 
-static int prepare(void *opaque, bool fresh, struct queue_thread_setup *setup)
+static const struct queue_thread_ops thread_ops;
+
+static void add_prior_write(void *opaque, uint64_t offset, uint64_t length)
 {
 	const struct vhost_user_queue *q = opaque;
+
+	backend_prior_write(q->backend, offset, length);
+}
+
+/* What a killed predecessor may still be writing, before any of it is submitted again. */
+static int fence_prior_writes(struct vhost_user_queue *q,
+			      const struct vblk_queue_start_params *start)
+{
+	struct vblk_queue_start_params params = *start;
+	struct error e = ERROR_INIT;
+	int err = iotlb_create(&thread_ops.iotlb, q, &params.iotlb);
+
+	if (err)
+		return err;
+	err = vblk_prior_writes(&params, add_prior_write, q, &e);
+	iotlb_destroy(params.iotlb);
+	if (err)
+		log_error("virtqueue %u: its log of requests in flight: %s", q->index, e.text);
+	return err;
+}
+
+static int prepare(void *opaque, bool fresh, struct queue_thread_setup *setup)
+{
+	struct vhost_user_queue *q = opaque;
 	const struct vhost_user_start *start = &q->next.start;
 	const bool packed = setup->vblk.features & (1ULL << VIRTIO_F_RING_PACKED);
 
@@ -135,7 +162,7 @@ static int prepare(void *opaque, bool fresh, struct queue_thread_setup *setup)
 	setup->vblk.inflight = start->inflight;
 	if (fresh)
 		setup->vblk.state = vhost_user_base_decode(start->base, packed);
-	return 0;
+	return fresh && start->inflight ? fence_prior_writes(q, &setup->vblk) : 0;
 }
 
 static void grace_expired(struct loop_timer *timer)
@@ -208,6 +235,7 @@ int vhost_user_queue_create(const struct queue_thread_params *params,
 	if (!q)
 		return err_set(e, ENOMEM, "out of memory");
 	q->index = params->index;
+	q->backend = params->backend;
 	q->call_fd = -1;
 	q->err_fd = -1;
 	q->next.call_fd = -1;
