@@ -7,7 +7,8 @@
 # shellcheck source-path=SCRIPTDIR source=blk.sh
 . "$(dirname "$0")/blk.sh"
 
-rounds=${UPGRADE_ROUNDS:-$([ "$arch" = amd64 ] && echo 10 || echo 4)}
+many=${UPGRADE_ROUNDS:-$([ "$arch" = amd64 ] && echo 10 || echo 3)}
+few=${UPGRADE_ROUNDS:-3}
 
 server() { nbd_server "$work/s" --threads 1 memory 64M; }
 
@@ -81,8 +82,6 @@ print("stall", d["stall_us"], file=sys.stderr)' "$work/up" "$before") || return
 	}
 }
 
-ended() { ! kill -0 "$1" 2>/dev/null; }
-
 # refused_upgrade NAME TEXT OPTION...: it says so, and the same process goes on
 refused_upgrade()
 {
@@ -110,10 +109,10 @@ ended_well()
 descriptors() { find "/proc/$1/fd" -type l | wc -l; }
 resident_kb() { awk '/^VmRSS/ { print $2 }' "/proc/$1/status"; }
 
-upgrades_under_load() # QUEUES OPTION...
+upgrades_under_load() # ROUNDS QUEUES OPTION...
 {
-	local queues=$1 i fds kb
-	shift
+	local rounds=$1 queues=$2 i fds kb
+	shift 2
 	dmesg -C
 	server || return
 	serve_mine u-load "nbd+unix:///?socket=$work/s" --queues "$queues" "$@" || return
@@ -129,14 +128,354 @@ upgrades_under_load() # QUEUES OPTION...
 	[ "$(field u-load upgrades)" = "$rounds" ] || return
 	echo "descriptors: $fds, $(descriptors "$me"); kB: $kb, $(resident_kb "$me")"
 	[ "$(descriptors "$me")" -le "$fds" ] || return
-	[ "$(resident_kb "$me")" -le $((kb + 4096)) ] || return
+	[ "$(resident_kb "$me")" -le $((kb + 8192)) ] || return
 	end_fio || return
 	fio_verify "$disk" --size=6m --numjobs=2 --offset_increment=8m --group_reporting || return
 	ended_well u-load || return
 	no_kernel_complaint
 }
 
-plan 2
-check "upgrades under fio, 1 queue, split" upgrades_under_load 1
-check "upgrades under fio, 4 queues, packed" upgrades_under_load 4 --packed on
+# successor MODE: prints the path of a program that behaves like that
+successor()
+{
+	printf '#!/bin/sh\nexec python3 %s %s\n' "$here/fake_successor.py" "$1" >"$work/successor"
+	chmod +x "$work/successor"
+	echo "$work/successor"
+}
+
+# Under load: each time the old one goes on, and nobody notices.
+failed_starts()
+{
+	local fds
+	dmesg -C
+	server || return
+	serve_mine u-fail "nbd+unix:///?socket=$work/s" --queues 2 || return
+	start_fio 2
+	wait_for 30000 moves_on || return
+	refused_upgrade u-fail 'start /nowhere/vduse-blk: No such file' \
+		--binary /nowhere/vduse-blk || return
+	fds=$(descriptors "$me")
+	! "$daemon" upgrade u-fail --binary vduse-blk 2>"$work/up.err" || return
+	grep 'absolute path' "$work/up.err" || return
+	refused_upgrade u-fail 'Permission denied' --binary /etc/passwd || return
+	refused_upgrade u-fail 'ended with exit status 1' --binary /bin/false || return
+	refused_upgrade u-fail 'did not understand its command line' \
+		--binary "$(exits 2)" || return
+	refused_upgrade u-fail 'killed by signal 9' --binary "$(dies_by KILL)" || return
+	refused_upgrade u-fail 'ended with exit status 7' --binary "$(successor leaves)" || return
+	refused_upgrade u-fail 'a message of 5 bytes' --binary "$(successor garbage)" || return
+	refused_upgrade u-fail 'said DONE out of turn' --binary "$(successor early)" || return
+	refused_upgrade u-fail 'it is not to my liking' --binary "$(successor refuses)" || return
+	refused_upgrade u-fail 'hands over by version 2' --binary "$(successor newer)" || return
+	refused_upgrade u-fail 'closed its connection and did not end' \
+		--binary "$(successor closes)" || return
+	wait_for 30000 moves_on || return
+	echo "descriptors: $fds before, $(descriptors "$me") after"
+	[ "$(descriptors "$me")" = "$fds" ] || return
+	# And then it works.
+	upgraded u-fail || return
+	wait_for 30000 moves_on || return
+	end_fio || return
+	ended_well u-fail || return
+	no_kernel_complaint
+}
+
+exits()
+{
+	printf '#!/bin/sh\nexit %s\n' "$1" >"$work/exits"
+	chmod +x "$work/exits"
+	echo "$work/exits"
+}
+
+dies_by()
+{
+	printf '#!/bin/sh\nkill -%s $$\n' "$1" >"$work/dies"
+	chmod +x "$work/dies"
+	echo "$work/dies"
+}
+
+# It never gets ready. A second upgrade, and "set", have to wait meanwhile.
+sleeper()
+{
+	local up
+	serve_mine u-sleep null:64M || return
+	printf '#!/bin/sh\nexec sleep 1000\n' >"$work/sleeper"
+	chmod +x "$work/sleeper"
+	"$daemon" upgrade u-sleep --binary "$work/sleeper" >"$work/first" 2>&1 &
+	up=$!
+	started_pids+=("$up")
+	wait_for 10000 phase_is u-sleep starting || return
+	! "$daemon" upgrade u-sleep 2>"$work/second" || return
+	grep 'an upgrade is under way' "$work/second" || return
+	! "$daemon" set u-sleep stop-timeout=1 2>"$work/second" || return
+	grep 'an upgrade is under way' "$work/second" || return
+	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none || return
+	! wait "$up" || return
+	grep "was not ready within 30 s; process $me goes on" "$work/first" || return
+	upgraded u-sleep || return
+	ended_well u-sleep
+}
+
+phase_is() { [ "$(field "$1" upgrade)" = "$2" ]; }
+
+# An end comes first: the successor is given up, the answer says so.
+ended_meanwhile() # COMMAND...
+{
+	local up
+	serve_mine u-end null:64M || return
+	printf '#!/bin/sh\nexec sleep 1000\n' >"$work/sleeper"
+	chmod +x "$work/sleeper"
+	"$daemon" upgrade u-end --binary "$work/sleeper" >"$work/first" 2>&1 &
+	up=$!
+	started_pids+=("$up")
+	wait_for 10000 phase_is u-end starting || return
+	"$@" || return
+	! wait "$up" || return
+	grep "$expected" "$work/first"
+}
+
+signal_and_wait()
+{
+	kill -TERM "$me" || return
+	wait "$me" || return
+	[ ! -e /run/vduse-blk/u-end ]
+}
+
+stop_and_wait() { ended_well u-end; }
+
+remove_and_stop()
+{
+	vdpa dev del u-end || return
+	ended_well u-end
+}
+
+ends()
+{
+	expected='the daemon is to end' ended_meanwhile signal_and_wait || return
+	expected='the daemon is to end' ended_meanwhile stop_and_wait || return
+	expected='somebody removes the device\|the daemon is to end' ended_meanwhile remove_and_stop
+}
+
+# Given the device, it dies: the old process goes on by recovery. $1: how it dies
+dies_with_device()
+{
+	dmesg -C
+	server || return
+	serve_mine u-dies "nbd+unix:///?socket=$work/s" --queues 2 --fence-timeout 200ms || return
+	start_fio 2
+	wait_for 30000 moves_on || return
+	! "$daemon" upgrade u-dies --binary "$(successor "$1")" 2>"$work/up.err" || return
+	cat "$work/up.err"
+	grep -q "process $me recovers the device" "$work/up.err" || return
+	wait_for 30000 moves_on || {
+		cat "$work/u-dies.log"
+		return 1
+	}
+	wait_for 10000 answers u-dies || return
+	[ "$(field u-dies pid)" = "$me" ] || return
+	grep 'going on where a killed process left off' "$work/u-dies.log" || return
+	# It is as good as before.
+	upgraded u-dies || return
+	wait_for 30000 moves_on || return
+	end_fio || return
+	ended_well u-dies || return
+	no_kernel_complaint
+}
+
+answers() { "$daemon" status "$1" >/dev/null 2>&1; }
+
+# What the configuration file says counts, where it fits; what "set" said, in any case.
+configuration()
+{
+	printf 'queues = 2\nio-timeout = 60\nrequest-timeout = 20\n' >"$work/conf"
+	serve_mine u-conf null:64M --config "$work/conf" || return
+	"$daemon" set u-conf request-timeout=7 || return
+	printf 'queues = 4\n' >"$work/conf"
+	refused_upgrade u-conf 'the device has 2 queues, --queues says 4' || return
+	printf 'nonsense\n' >"$work/conf"
+	refused_upgrade u-conf 'did not understand its command line' || return
+	printf 'queues = 2\nuser = nobody\n' >"$work/conf"
+	refused_upgrade u-conf 'cannot become "nobody" in an upgrade' || return
+	printf 'queues = 2\ncontrol-group = nogroup\n' >"$work/conf"
+	refused_upgrade u-conf 'control-group: cannot be changed' || return
+	printf 'queues = 2\nio-timeout = 90\nrequest-timeout = 21\n' >"$work/conf"
+	upgraded u-conf || return
+	"$daemon" status u-conf | tee "$work/status"
+	grep -q '^io-timeout *90s' "$work/status" || return
+	grep -q '^request-timeout *7s' "$work/status" || return
+	grep -q '^upgrades *1$' "$work/status" || return
+	# A path that was replaced on disk: what is there now is executed.
+	cp "$daemon" "$work/new"
+	upgraded u-conf --binary "$work/new" || return
+	mv "$work/new" "$work/newer" && cp "$daemon" "$work/new" && rm "$work/newer" || return
+	upgraded u-conf || return
+	[ "$(readlink "/proc/$me/exe")" = "$work/new" ] || return
+	ended_well u-conf
+}
+
+# With storage that hangs, an upgrade is refused.
+hanging_server()
+{
+	server || return
+	serve_mine u-hang "nbd+unix:///?socket=$work/s" --request-timeout off \
+		--handshake-timeout 2 || return
+	start_fio 1
+	wait_for 30000 moves_on || return
+	kill -STOP "$server"
+	wait_for 10000 some_in_flight || return
+	! "$daemon" upgrade u-hang --max-stall 200ms >"$work/up" 2>&1 || return
+	kill -CONT "$server"
+	cat "$work/up"
+	grep "process $me goes on" "$work/up" || return
+	wait_for 30000 moves_on || return
+	upgraded u-hang || return
+	wait_for 30000 moves_on || return
+	end_fio || return
+	ended_well u-hang
+}
+
+# A server so slow that what is in flight outlasts --max-stall: the queues go on, all
+# of them, and the requests end when they end.
+slow_server()
+{
+	nbd_server "$work/s" --filter=delay memory 64M rdelay=1 || return
+	serve_mine u-slow "nbd+unix:///?socket=$work/s" --queues 2 || return
+	start "$work/reads" dd if="$disk" of="$work/read" bs=4k count=8 iflag=direct
+	local reader=$pid
+	wait_for 10000 some_in_flight || return
+	! "$daemon" upgrade u-slow --max-stall 100ms >"$work/up" 2>&1 || return
+	cat "$work/up"
+	grep "requests in flight did not end within 100 ms; process $me goes on" "$work/up" ||
+		return
+	wait "$reader" || return
+	cmp -n 32768 "$work/read" /dev/zero || return
+	upgraded u-slow || return
+	ended_well u-slow
+}
+
+some_in_flight()
+{
+	local reads writes
+	read -r reads writes <"/sys/block/${disk##*/}/inflight"
+	[ $((reads + writes)) -gt 0 ]
+}
+
+# A file, which only one process may open: its descriptor is handed over.
+file_system()
+{
+	local mnt=$work/mnt i
+	rm -f "$work/image"
+	truncate -s 128M "$work/image"
+	serve_mine u-fs "file://$work/image" || return
+	mkfs.ext4 -q "$disk" || return
+	mkdir -p "$mnt"
+	mount "$disk" "$mnt" || return
+	for i in 1 2 3; do
+		start "$work/dd" dd if=/dev/urandom of="$mnt/file$i" bs=64k count=64 conv=fsync
+		local writer=$pid
+		sleep 0.1
+		upgraded u-fs || return
+		wait "$writer" || return
+		cksum <"$mnt/file$i" >"$work/sum$i"
+	done
+	# The lock went along.
+	! "$daemon" serve --name u-other --uri "file://$work/image" 2>"$work/err" || return
+	grep 'another process uses it' "$work/err" || return
+	umount "$mnt" || return
+	ended_well u-fs || return
+	serve_mine u-fs "file://$work/image" || return
+	fsck.ext4 -nf "$disk" || return
+	mount "$disk" "$mnt" || return
+	for i in 1 2 3; do
+		cksum <"$mnt/file$i" | cmp - "$work/sum$i" || {
+			umount "$mnt"
+			return 1
+		}
+	done
+	umount "$mnt"
+	ended_well u-fs
+}
+
+# An account without rights, which still can detach the device in the end. Only root
+# may upgrade it, and a successor that dies leaves it what it needs.
+account()
+{
+	chmod 711 "$work"
+	serve_mine u-user null:64M --user nobody || return
+	upgraded u-user || return
+	upgraded u-user || return
+	[ "$(stat -c %U "/proc/$me")" = nobody ] || return
+	caps "$me" CapPrm 0000000000001000 && caps "$me" CapEff 0000000000000000 || return
+	caps "$me" CapInh 0000000000000000 && caps "$me" CapAmb 0000000000000000 || return
+	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none || return
+	! setpriv --reuid nobody --regid nogroup --clear-groups "$daemon" upgrade u-user \
+		2>"$work/err" || return
+	grep 'only root may upgrade' "$work/err" || return
+	! "$daemon" upgrade u-user --binary "$(successor dies)" 2>"$work/err" || return
+	grep "process $me recovers the device" "$work/err" || return
+	wait_for 10000 answers u-user || return
+	[ "$(field u-user pid)" = "$me" ] || return
+	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none || return
+	caps "$me" CapPrm 0000000000001000 || return
+	# The folder is left behind, locked by nobody, as ever with --user.
+	"$daemon" stop u-user || return
+	[ ! -e /sys/class/vduse/u-user ]
+}
+
+caps()
+{
+	grep "^$2:[[:space:]]*$3\$" "/proc/$1/status" && return
+	grep ^Cap "/proc/$1/status"
+	return 1
+}
+
+# Nobody has bound it yet, and a driver comes afterwards.
+unattached()
+{
+	start "$work/u-none.log" "$daemon" serve --name u-none --uri null:64M --bind none
+	me=$pid
+	used_devices+=(u-none)
+	wait_for 10000 answers u-none || return
+	upgraded u-none || return
+	add u-none || return
+	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none || return
+	upgraded u-none || return
+	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none || return
+	vdpa dev del u-none || return
+	upgraded u-none || return
+	ended_well u-none
+}
+
+vhost_user()
+{
+	start "$work/u-vu.log" "$daemon" serve --name u-vu --uri null:64M \
+		--transport vhost-user --socket "$work/vu"
+	me=$pid
+	wait_for 10000 answers u-vu || return
+	! "$daemon" upgrade u-vu 2>"$work/err" || return
+	grep 'a vhost-user device cannot be handed over' "$work/err" || return
+	ended_well u-vu
+}
+
+plan 15
+check "upgrades under fio, 1 queue, split" upgrades_under_load "$few" 1
+if [ "$arch" = amd64 ]; then
+	check "upgrades under fio, 1 queue, packed" upgrades_under_load "$few" 1 --packed on
+	check "upgrades under fio, 4 queues, split" upgrades_under_load "$few" 4
+else
+	skip "upgrades under fio, 1 queue, packed" "takes too long on $arch"
+	skip "upgrades under fio, 4 queues, split" "takes too long on $arch"
+fi
+check "upgrades under fio, 4 queues, packed" upgrades_under_load "$many" 4 --packed on
+check "successors that fail to start" failed_starts
+check "a successor that is never ready" sleeper
+check "an end during an upgrade" ends
+check "a successor that dies with the device" dies_with_device dies
+check "a changed configuration, a replaced program" configuration
+check "a server that hangs" hanging_server
+check "requests that outlast --max-stall" slow_server
+check "a file system on a file" file_system
+check "--user" account
+check "a device without a driver" unattached
+check "vhost-user is refused" vhost_user
 finish

@@ -22,7 +22,7 @@
  *	upgrade    the command of that name
  *	resize     the driver learns of another size
  */
-#define VDUSE_BLK_FEATURES " keep reconnect recovery resize timeout"
+#define VDUSE_BLK_FEATURES " keep reconnect recovery resize timeout upgrade"
 
 static const char usage[] =
 	"Usage: vduse-blk serve --name NAME --uri URI [OPTION...]\n"

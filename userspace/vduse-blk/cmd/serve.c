@@ -283,7 +283,9 @@ static int serve(struct serve *s, struct error *e)
 {
 	int err;
 
-	err = s->options.take_over >= 0 ? serve_inherit(s, e) : prepare(s, e);
+	err = serve_remember_program(s, e);
+	if (!err)
+		err = s->options.take_over >= 0 ? serve_inherit(s, e) : prepare(s, e);
 	if (err)
 		return err;
 	err = loop_create(&(struct loop_params) { .name = "main" }, &s->loop, e);

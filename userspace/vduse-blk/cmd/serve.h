@@ -38,12 +38,15 @@ enum serve_state {
 	SERVE_CLOSING,
 };
 
+#define SERVE_PROGRAM_MAX 4096
+
 struct serve_upgrade;
 
 struct serve {
 	struct serve_options options;
 	int argc; /* as it was started; argv[0] is "serve" */
 	char **argv;
+	char program[SERVE_PROGRAM_MAX]; /* its path, likewise */
 	struct runtime runtime;
 	int control_fd;
 	struct backend *backend;
@@ -257,6 +260,15 @@ bool serve_flushing(const struct serve *s);
  * --stop-timeout is the limit.
  */
 void serve_end_keeping(struct serve *s);
+
+/**
+ * serve_remember_program() - find out by which path this program was started
+ * @s:	to be filled in
+ * @e:	error text
+ *
+ * Return: 0 or -errno.
+ */
+int serve_remember_program(struct serve *s, struct error *e);
 
 /**
  * serve_begin_upgrade() - start a successor and hand it the device

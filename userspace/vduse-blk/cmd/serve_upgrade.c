@@ -68,7 +68,7 @@ struct serve_upgrade {
 	enum upgrade_phase phase;
 	struct control_request *request;
 	unsigned int max_stall_ms;
-	char binary[4096];
+	char binary[SERVE_PROGRAM_MAX];
 	char version[HANDOVER_VERSION_MAX + 1]; /* the successor's */
 	pid_t pid;
 	int socket_fd, pidfd;
@@ -141,7 +141,8 @@ static void finish_undoing(struct serve_upgrade *u)
 {
 	struct serve *s = u->s;
 
-	err_set(&u->why, u->why.errnum, "%.400s; process %d goes on", u->why.text, (int)getpid());
+	err_set(&u->why, u->why.errnum, "%.400s; process %d %s", u->why.text, (int)getpid(),
+		s->stopping ? "ends" : "goes on");
 	log_warning("%s: not upgraded: %s", s->options.name, u->why.text);
 	control_refuse(u->request, &u->why);
 	s->upgrade = NULL;
@@ -482,19 +483,21 @@ static int send_offer(const struct serve *s, int fd, bool recover_it, struct err
 	return err;
 }
 
-/* The daemon's own executable, by the path that it was started from. */
-static int own_path(char *path, size_t size, struct error *e)
+/* As long as it is not moved: afterwards nobody could say what it was started from. */
+int serve_remember_program(struct serve *s, struct error *e)
 {
 	static const char deleted[] = " (deleted)";
-	ssize_t n = readlink("/proc/self/exe", path, size - 1);
+	char path[SERVE_PROGRAM_MAX];
+	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - 1);
 	size_t length;
 
 	if (n < 0)
 		return err_set_errno(e, errno, "find out which program this is");
-	path[n] = '\0';
 	length = (size_t)n;
+	path[length] = '\0';
 	if (length > strlen(deleted) && !strcmp(path + length - strlen(deleted), deleted))
 		path[length - strlen(deleted)] = '\0';
+	memcpy(s->program, path, sizeof(s->program));
 	return 0;
 }
 
@@ -615,6 +618,7 @@ static int check(const struct serve *s, const struct control_request *r, struct 
 static int begin(struct serve *s, const struct control_command *command,
 		 struct control_request *r, struct error *e)
 {
+	const char *binary = command->binary ? command->binary : s->program;
 	struct serve_upgrade *u = calloc(1, sizeof(*u));
 	int err = 0;
 
@@ -626,12 +630,10 @@ static int begin(struct serve *s, const struct control_command *command,
 	u->socket_op.complete = socket_ready;
 	u->exit_op.complete = ended;
 	u->timer.expired = timer_expired;
-	if (!command->binary)
-		err = own_path(u->binary, sizeof(u->binary), e);
-	else if (strlen(command->binary) >= sizeof(u->binary))
+	if (strlen(binary) >= sizeof(u->binary))
 		err = err_set(e, ENAMETOOLONG, "the path of the program is too long");
 	else
-		strcpy(u->binary, command->binary);
+		strcpy(u->binary, binary);
 	if (!err)
 		err = start(u, e);
 	if (err) {
@@ -700,13 +702,10 @@ void serve_forget_successor(struct serve *s)
 static int execute_again(struct serve *s, struct error *e)
 {
 	auto_close int ours = -1, theirs = -1;
-	char take_over[sizeof(OPTION_TAKE_OVER) + 16], path[4096];
+	char take_over[sizeof(OPTION_TAKE_OVER) + 16];
 	auto_free char **argv = NULL;
 	int pair[2], err;
 
-	err = own_path(path, sizeof(path), e);
-	if (err)
-		return err;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
 		return err_set_errno(e, errno, "create a socket");
 	ours = pair[0];
@@ -715,7 +714,7 @@ static int execute_again(struct serve *s, struct error *e)
 	if (err)
 		return err;
 	snprintf(take_over, sizeof(take_over), OPTION_TAKE_OVER "%d", theirs);
-	argv = make_argv(s, path, take_over);
+	argv = make_argv(s, s->program, take_over);
 	if (!argv || fcntl(theirs, F_SETFD, 0))
 		return err_set_errno(e, errno, "prepare");
 	err = privileges_lend(e);
