@@ -36,6 +36,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "../vduse/util.h"
 #include "options.h"
 #include "prng.h"
 #include "records.h"
@@ -224,9 +225,9 @@ static void *writer_main(void *arg)
 	int err = 0;
 
 	while (!err && !atomic_load(&w->load->stop)) {
-		begin = clock_ms();
+		begin = now_ms();
 		err = write_batch(w);
-		note_longest(w->load, clock_ms() - begin);
+		note_longest(w->load, now_ms() - begin);
 	}
 	if (err)
 		note_error(w, err);
@@ -265,10 +266,10 @@ static int start_writers(struct writer *writers, uint64_t threads)
 
 static void wait_for_the_end(uint64_t seconds)
 {
-	uint64_t begin = clock_ms();
+	uint64_t begin = now_ms();
 
 	while (!atomic_load(&load.stop) && atomic_load(&load.running) &&
-	       (!seconds || clock_ms() - begin < seconds * 1000))
+	       (!seconds || now_ms() - begin < seconds * 1000))
 		sleep_ms(50);
 	atomic_store(&load.stop, true);
 }

@@ -5,6 +5,7 @@
 # misdeed happens when it was asked for, once, is the one that its name says,
 # and everything before and after is right. Prints TAP.
 
+import functools
 import os
 import signal
 import socket
@@ -14,6 +15,9 @@ import sys
 import tempfile
 import threading
 import time
+
+sys.dont_write_bytecode = True
+import tap  # noqa: E402
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OPTION_REPLY = 0x3E889045565A9
@@ -233,17 +237,9 @@ def main():
         tests.append((kind, True))
         if not kind.startswith('chunk'):
             tests.append((kind, False))
-    print('TAP version 13\n1..%d' % len(tests), flush=True)
-    failed = False
-    for i, (kind, structured) in enumerate(tests):
-        name = '%d nbd_proxy: %s, %s' % (i + 1, kind, 'structured' if structured else 'simple')
-        try:
-            try_kind(kind, structured)
-            print('ok ' + name, flush=True)
-        except (AssertionError, Wrong, OSError) as e:
-            failed = True
-            print('# %r\nnot ok %s' % (e, name), flush=True)
-    sys.exit(failed)
+    sys.exit(tap.run('nbd_proxy', (
+        ('%s, %s' % (kind, 'structured' if structured else 'simple'),
+         functools.partial(try_kind, kind, structured)) for kind, structured in tests)))
 
 
 main()

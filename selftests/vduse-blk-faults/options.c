@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Arguments of the form name=number, and time: see options.h.
+ * Arguments of the form name=number: see options.h.
  */
 #include "options.h"
 
@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 static int parse_one(const char *arg, const struct option_number *o)
 {
@@ -46,20 +45,4 @@ int options_parse(char **argv, const struct option_number *table)
 			return -EINVAL;
 	}
 	return 0;
-}
-
-uint64_t clock_ms(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}
-
-void sleep_ms(unsigned int ms)
-{
-	struct timespec t = { ms / 1000, (long)(ms % 1000) * 1000000 };
-
-	while (nanosleep(&t, &t) && errno == EINTR)
-		;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Arguments of the form name=number, and time: what the three programs share.
+ * Arguments of the form name=number: what the three programs share.
  */
 #ifndef FAULTS_OPTIONS_H
 #define FAULTS_OPTIONS_H
@@ -23,9 +23,5 @@ struct option_number {
  * Return: 0 or -EINVAL.
  */
 int options_parse(char **argv, const struct option_number *table);
-
-/* Milliseconds of CLOCK_MONOTONIC. */
-uint64_t clock_ms(void);
-void sleep_ms(unsigned int ms);
 
 #endif

@@ -44,6 +44,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "../vduse/util.h"
 #include "blocks.h"
 #include "options.h"
 #include "prng.h"
@@ -344,9 +345,9 @@ static void *worker_main(void *arg)
 
 	while (!atomic_load(&stop)) {
 		kind = choose(&w->choice);
-		begin = clock_ms();
+		begin = now_ms();
 		err = do_one(w, kind);
-		note_longest(clock_ms() - begin);
+		note_longest(now_ms() - begin);
 		if (!err) {
 			atomic_fetch_add(&counters.done[kind], 1);
 			atomic_fetch_add(&model->completed, 1);
@@ -392,7 +393,7 @@ static void print_counters(void)
 static int run_workers(uint64_t threads, uint64_t seconds)
 {
 	struct worker workers[MAX_THREADS] = { 0 };
-	uint64_t begin = clock_ms(), started, i;
+	uint64_t begin = now_ms(), started, i;
 
 	for (started = 0; started < threads; started++)
 		if (start_worker(&workers[started], started, threads))
@@ -400,7 +401,7 @@ static int run_workers(uint64_t threads, uint64_t seconds)
 	if (started < threads)
 		fprintf(stderr, "cannot start %" PRIu64 " threads\n", threads);
 	else
-		while (!atomic_load(&stop) && (!seconds || clock_ms() - begin < seconds * 1000))
+		while (!atomic_load(&stop) && (!seconds || now_ms() - begin < seconds * 1000))
 			sleep_ms(50);
 	atomic_store(&stop, true);
 	for (i = 0; i < started; i++)
