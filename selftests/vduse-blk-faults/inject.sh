@@ -62,7 +62,7 @@ fault_daemon_kill() { subject_kill; }
 fault_daemon_term() { subject_term; }
 fault_daemon_keep() { subject_term; }
 
-fault_upgrade() { limited 60 "$daemon" upgrade fault; }
+fault_upgrade() { subject_upgrade; }
 
 fault_server_restart()
 {

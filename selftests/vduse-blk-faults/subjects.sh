@@ -14,8 +14,10 @@
 #   subject_start QUEUES RING    serves 10.77.0.2:$port; the disk is in $disk
 #   subject_kill                 kill -9; then it is started again
 #   subject_term                 SIGTERM; then likewise
+#   subject_upgrade              another process takes over (ours only)
 #   subject_stop                 the ordinary end; nothing is left
 #   subject_abandon              kill -9, and the disk goes: what waits for it fails
+#   subject_version              what is tested, a line
 #   subject_features             words of what it survives; "all": unknown
 #
 # They print what went wrong and return 1. The peers get the options that their
@@ -30,6 +32,11 @@ subject_args=()
 
 # ---- ours ----
 
+own_options=()
+# Not one that an upgrade has started.
+subject_is_child=
+
+vduse_blk_version() { "$daemon" --version | head -n 1; }
 vduse_blk_features() { "$daemon" --version | sed -n 's/^features://p'; }
 
 # Short timeouts, so that a cell does not take long. An option that this build
@@ -51,13 +58,14 @@ vduse_blk_options()
 
 vduse_blk_start()
 {
-	local packed=off options
+	local packed=off
 	[ "$2" = packed ] && packed=on
-	mapfile -t options < <(vduse_blk_options | tr ' ' '\n')
+	[ ${#own_options[@]} -gt 0 ] ||
+		mapfile -t own_options < <(vduse_blk_options | tr ' ' '\n')
 	subject_args=("$@")
-	serve fault "nbd://10.77.0.2:$port/" --queues "$1" --packed $packed "${options[@]}" \
+	serve fault "nbd://10.77.0.2:$port/" --queues "$1" --packed $packed "${own_options[@]}" \
 		"${extra_options[@]}" || return
-	subject_pid=$pid
+	subject_pid=$pid subject_is_child=1
 	started_pids=()
 }
 
@@ -72,6 +80,10 @@ vduse_blk_kill()
 vduse_blk_end()
 {
 	local status
+	[ -n "$subject_is_child" ] || {
+		vduse_blk_end_of_other
+		return
+	}
 	kill -TERM "$subject_pid"
 	until_true 30 gone "$subject_pid" || {
 		echo "the daemon has not ended 30 s after SIGTERM"
@@ -83,6 +95,46 @@ vduse_blk_end()
 	subject_pid=0
 	[ $status -eq 0 ] || echo "the daemon ended with status $status"
 	return $status
+}
+
+# The end of a process that an upgrade has started: its status is somebody else's, so
+# it is asked through its socket.
+vduse_blk_end_of_other()
+{
+	if limited 30 "$daemon" stop fault && until_true 10 gone "$subject_pid"; then
+		subject_pid=0
+		return
+	fi
+	echo "the daemon has not ended after 'stop'"
+	end_job "$subject_pid"
+	return 1
+}
+
+# It says which process serves now, and how long the disk stood still; the old one
+# is gone, and ended well.
+vduse_blk_upgrade()
+{
+	local old new text
+	text=$work/upgrade
+	limited 60 "$daemon" upgrade fault >"$text" 2>&1 || {
+		cat "$text"
+		return 1
+	}
+	cat "$text"
+	read -r old new < <(sed -n \
+		's/^fault: process \([0-9]*\) .* handed over to process \([0-9]*\) .*/\1 \2/p' "$text")
+	if [ "$old" != "$subject_pid" ] || [ -z "$new" ] || [ "$new" = "$old" ] ||
+		! grep -qE '^fault: longest stall: [0-9]+\.[0-9]{3} ms$' "$text"; then
+		echo "it does not name the processes and the stall"
+		return 1
+	fi
+	until_true 10 gone "$old" || {
+		echo "process $old is still there"
+		return 1
+	}
+	wait "$old" || return
+	subject_pid=$new subject_is_child=''
+	! gone "$new"
 }
 
 vduse_blk_term() { vduse_blk_end && vduse_blk_start "${subject_args[@]}"; }
@@ -109,6 +161,7 @@ vduse_blk_abandon()
 
 # ---- qemu-storage-daemon on VDUSE ----
 
+qsd_version() { qemu-storage-daemon --version | sed -n 's/^\([^(]*[^( ]\).*/\1/p; q'; }
 qsd_features() { echo all; }
 
 qsd_daemon()
@@ -166,6 +219,7 @@ qsd_abandon()
 
 # ---- the kernel's NBD client ----
 
+nbd_version() { nbd-client -V 2>&1 | head -n 1; }
 nbd_features() { echo all; }
 
 nbd_start()
@@ -215,6 +269,7 @@ nbd_abandon()
 
 # ---- qemu-storage-daemon on FUSE ----
 
+fuse_version() { qsd_version; }
 fuse_features() { echo all; }
 
 fuse_start()
@@ -264,6 +319,8 @@ extra_options=()
 subject_start() { "${subject//-/_}_start" "$@"; }
 subject_kill() { "${subject//-/_}_kill"; }
 subject_term() { "${subject//-/_}_term"; }
+subject_upgrade() { "${subject//-/_}_upgrade"; }
 subject_stop() { "${subject//-/_}_stop"; }
 subject_abandon() { "${subject//-/_}_abandon"; }
+subject_version() { "${subject//-/_}_version"; }
 subject_features() { "${subject//-/_}_features"; }
