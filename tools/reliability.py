@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: MIT
 #
 # usage: reliability.py todo DIR ARCH SUBJECT STAMP PATTERN
-#        reliability.py collect DIR STAMP STATUS <LOG
+#        reliability.py collect DIR STAMP COMMIT [STATUS] <LOG
 #        reliability.py count DIR
 #        reliability.py report DIR >reliability.rst
 #        reliability.py test
@@ -12,8 +12,9 @@
 #
 # todo: the cells (lines of matrix.py) whose name matches the shell pattern and
 # that have no result with this stamp, which says what was tested. collect: makes
-# files from what matrix.sh has printed; a cell that began and has no result has
-# ended the guest, whose exit status is STATUS. count: prints "PASSED FAILED
+# files from what matrix.sh prints, as it comes, and passes it on; with the exit
+# status of a guest that has ended, a cell that began and has no result has ended it.
+# count: prints "PASSED FAILED
 # SKIPPED" of all files. report: the tables of Documentation/design/
 # reliability.rst, from the results that there are, and from nothing else.
 
@@ -26,9 +27,13 @@ import subprocess
 import sys
 import tempfile
 
-HERE = os.path.dirname(os.path.abspath(__file__))
-MATRIX = HERE + '/../selftests/vduse-blk-faults/matrix.py'
+SUITE = os.path.dirname(os.path.abspath(__file__)) + '/../selftests/vduse-blk-faults'
+MATRIX = SUITE + '/matrix.py'
+sys.dont_write_bytecode = True
+sys.path.insert(0, SUITE)
+import tap  # noqa: E402
 OURS = 'vduse-blk'
+RUN = re.compile(r'^[# ]*run: (.*)')
 BEGINS = re.compile(r'^[# ]*cell begins: (.*)')
 CELL = re.compile(r'^[# ]*cell: (.*)')
 # The best one first: a fault's result is that of its worst cell.
@@ -114,18 +119,22 @@ def todo(folder, arch, subject, stamp, pattern):
             yield line
 
 
-def collect(folder, stamp, status, log):
+def collect(folder, made_with, status, log, out):
+    """Each line is passed on before the next one is read: this stands in a pipe."""
     begun = None
+    run = {}
     for line in log:
-        match = BEGINS.match(line)
-        if match:
+        out.write(line)
+        out.flush()
+        if match := RUN.match(line):
+            run = parse(match[1])
+        elif match := BEGINS.match(line):
             begun = parse(match[1])
-        match = CELL.match(line)
-        if match:
-            write_result(folder, dict(parse(match[1]), stamp=stamp))
+        elif match := CELL.match(line):
+            write_result(folder, dict(parse(match[1]), **run, **made_with))
             begun = None
-    if begun:
-        write_result(folder, dict(begun, outcome='crash', stamp=stamp,
+    if begun and status is not None:
+        write_result(folder, dict(begun, **run, **made_with, outcome='crash',
                                   note='the guest ended in it, exit status ' + status))
 
 
@@ -187,8 +196,7 @@ system's, not the disk's: on scsi_debug, with a delay of 8 ms, without vduse-blk
 thread was told of.  So in cells with errors the last acknowledgement of a thread that failed
 is not counted on ext4; on the raw disk every one is.
 
-The peers: qemu-storage-daemon 7.2 with the kernel's own vduse and ``reconnect-delay=3600``;
-the kernel's NBD client with ``nbd-client -persist``.  How it is run: rig.rst.
+The peers: qemu-storage-daemon with the kernel's own vduse and ``reconnect-delay=3600``; the kernel's NBD client with ``nbd-client -persist``.  How it is run: rig.rst.
 
 '''
 
@@ -227,6 +235,65 @@ def escape(text):
     return re.sub(r'([\\*`_|])', r'\\\1', text)
 
 
+def section(title):
+    return '\n%s\n%s\n\n' % (title, '=' * len(title))
+
+
+def configurations(results, out):
+    """What was tested, and with what; from the results themselves."""
+    out.write(section('What was run'))
+    rows = [['column', 'cells', 'commit', 'tested', 'kernel', 'server']]
+    for title, arch, subject in COLUMNS:
+        cells = [c for key, found in results.items() if key[:2] == (arch, subject) for c in found]
+        if cells:
+            rows.append([title, str(len(cells))] + [
+                escape(', '.join(sorted({c.get(key, 'unknown') for c in cells})))
+                for key in ('commit', 'tested', 'kernel', 'server')])
+    out.write(list_table([20, 10, 20, 20, 15, 15], rows) if len(rows) > 1 else 'Nothing yet.\n')
+
+
+def programs(folder, out):
+    """Each line of TAP of the programs that run as a whole."""
+    rows = []
+    for arch in ('amd64', 'arm64', ''):
+        for name in ('kills', 'many', 'power_loss', 'fuzz'):
+            path = os.path.join(folder, arch, name + '.tap')
+            if not os.path.exists(path):
+                continue
+            commit = read_result(path).get('commit', 'unknown')
+            with open(path, encoding='utf-8') as f:
+                for match in re.finditer(r'^(ok|not ok) \d+ (?:- )?(.*)$', f.read(), re.M):
+                    rows.append([arch or 'host', escape(commit), match[1], escape(match[2])])
+    out.write(section('Kills, many devices, power losses, fuzzing'))
+    out.write(list_table([10, 20, 10, 60], [['where', 'commit', 'result', 'what']] + rows)
+              if rows else 'Not run.\n')
+
+
+def every_cell(results, faults, out):
+    """A table for each column of the summary that has results."""
+    for title, arch, subject in COLUMNS:
+        cells = {(c['fault'], c['queues'], c['ring'], c['load']): c
+                 for key, found in results.items() if key[:2] == (arch, subject) for c in found}
+        if not cells:
+            continue
+        heads = sorted({key[1:] for key in cells})
+        rows = [['fault'] + [' '.join(h) for h in heads]]
+        for fault in faults:
+            rows.append([fault] + [one_cell(cells.get((fault,) + h)) for h in heads])
+        out.write(section('Every cell: ' + title))
+        out.write('Queues, ring and load; the outcome, and the longest time that a request '
+                  'took.\n\n')
+        out.write(list_table([16] + [12] * len(heads), rows))
+
+
+def one_cell(cell):
+    if not cell:
+        return '\\-'
+    if cell['outcome'] != 'ok':
+        return cell['outcome']
+    return 'ok %.1f s' % (int(cell.get('stall_ms', 0)) / 1000)
+
+
 def report(folder, out):
     results = collections.defaultdict(list)
     for cell in read_results(folder):
@@ -241,7 +308,7 @@ def report(folder, out):
                                for _, arch, subject in COLUMNS])
     out.write(HEAD)
     out.write(list_table([20] * 5, rows))
-    out.write('\nWhat was not ok, cell by cell\n=============================\n\n')
+    out.write(section('What was not ok, cell by cell'))
     bad = [c for _, arch, subject in COLUMNS for fault in faults
            for c in results[arch, subject, fault] if c['outcome'] not in ('ok', 'n/a', 'gap')]
     if bad:
@@ -254,13 +321,17 @@ def report(folder, out):
     gaps = sorted({(c['fault'], c['note']) for cells in results.values() for c in cells
                    if c['outcome'] == 'gap'})
     if gaps:
-        out.write('\nKnown gaps\n==========\n\n')
+        out.write(section('Known gaps'))
         out.write(list_table([20, 80], [['fault', 'why']] + [[f, escape(n)] for f, n in gaps]))
+    programs(folder, out)
+    configurations(results, out)
+    every_cell(results, faults, out)
 
 
 # ---- tests ----
 
 LOG = '''TAP version 13
+# # run: kernel=6.12.1 tested=vduse-blk-0.1 server=nbdkit-1.2
 # # cell begins: subject=vduse-blk arch=amd64 fault=upgrade queues=1 ring=split load=raw
 # # cell: subject=vduse-blk arch=amd64 fault=upgrade queues=1 ring=split load=raw outcome=gap \
 errors=0 stall_ms=0 seconds=0 note=lacks a=b
@@ -277,7 +348,14 @@ stall_ms=10 seconds=9 note=a read * fails
 
 def run_tests():
     with tempfile.TemporaryDirectory() as folder:
-        collect(folder, 's1', '125', io.StringIO(LOG))
+        made_with = {'stamp': 's1', 'commit': 'c0ffee'}
+        passed_on = io.StringIO()
+        collect(folder, made_with, None, io.StringIO(LOG), passed_on)
+        while_running = len(list(read_results(folder)))
+        collect(folder, made_with, '125', io.StringIO(LOG), io.StringIO())
+        os.makedirs(folder + '/amd64', exist_ok=True)
+        with open(folder + '/amd64/kills.tap', 'w', encoding='utf-8') as f:
+            f.write('TAP version 13\n1..1\nnot ok 1 killed 9 times\n# commit=c0ffee\n')
         cells = {name_of(c): c for c in read_results(folder)}
         left = list(todo(folder, 'amd64', OURS, 's1', 'close-*'))
         again = list(todo(folder, 'amd64', OURS, 's2', 'close-*'))
@@ -286,28 +364,33 @@ def run_tests():
         text = text.getvalue()
         tests = (
             ('a file for each cell', len(cells) == 4),
+            ('while the guest runs, only cells that have ended', while_running == 3),
+            ('what is read is passed on', passed_on.getvalue() == LOG),
             ('a note may hold anything', cells['upgrade-q1-split-raw']['note'] == 'lacks a=b'),
             ('the cell in which the guest ended', cells['silent-q4-packed-ext4']['outcome'] ==
              'crash' and '125' in cells['silent-q4-packed-ext4']['note']),
-            ('ours fail, peers are findings, gaps are skips', count(folder) == (2, 1, 1)),
+            ('ours fail, peers are findings, gaps are skips', count(folder) == (2, 2, 1)),
             ('what has a result is not run again', len(left) == 7 and len(again) == 8),
             ('report: worst outcome and longest stall', 'ok, 1.2 s (1 of 8 cells run)' in text),
             ('report: what was not run says so', 'not run' in text),
             ('report: findings are listed, and escaped', 'a read \\* fails' in text),
             ('report: gaps have their reason', 'lacks a=b' in text),
+            ('report: what was tested, with what', 'c0ffee' in text and
+             '     - 6.12.1\n     - nbdkit-1.2\n' in text),
+            ('report: each cell', '     - ok 1.2 s\n' in text and '     - crash\n' in text),
+            ('report: programs', '     - not ok\n     - killed 9 times\n' in text),
         )
-    print('TAP version 13\n1..%d' % len(tests))
-    for i, (name, passed) in enumerate(tests):
-        print('%s %d reliability: %s' % ('ok' if passed else 'not ok', i + 1, name))
-    return not all(passed for _, passed in tests)
+    return tap.run('reliability', tests)
 
 
 def main():
     args = sys.argv[1:]
     if args[:1] == ['todo'] and len(args) == 6:
         print('\n'.join(todo(*args[1:])))
-    elif args[:1] == ['collect'] and len(args) == 4:
-        collect(args[1], args[2], args[3], io.TextIOWrapper(sys.stdin.buffer, errors='replace'))
+    elif args[:1] == ['collect'] and len(args) in (4, 5):
+        collect(args[1], {'stamp': args[2], 'commit': args[3]},
+                args[4] if len(args) == 5 else None,
+                io.TextIOWrapper(sys.stdin.buffer, errors='replace'), sys.stdout)
     elif args[:1] == ['count'] and len(args) == 2:
         print(*count(args[1]))
     elif args[:1] == ['report'] and len(args) == 2:

@@ -43,6 +43,18 @@ report()
 	esac
 }
 
+# What is tested, and with what: for the report.
+say_run()
+{
+	local words=()
+	words+=("kernel=$(uname -r)" "tested=$(subject_version)"
+		"server=$(nbdkit --version | head -n 1)")
+	# A word has no spaces.
+	printf '# run:'
+	printf ' %s' "${words[@]// /-}"
+	echo
+}
+
 one_cell() # FAULT QUEUES RING LOAD NEEDS ERRORS
 {
 	local begin
@@ -70,6 +82,7 @@ mapfile -t list < <(cells)
 }
 modprobe -a veth loop sch_netem 2>/dev/null
 plan ${#list[@]}
+say_run
 network_up >"$work/output" 2>&1 || {
 	sed 's/^/#   /' "$work/output"
 	echo "Bail out! no network namespace"

@@ -186,6 +186,36 @@ passed() # COMMAND...
 	return "$status"
 }
 
+# ---- what leaks.sh makes of its counts ----
+
+# judged ROUNDS NAME COUNT COUNT COUNT: leaks_in, with one more name that never changes
+judged()
+{
+	local i
+	for i in 3 4 5; do
+		printf '%s\n' "slab:other 1000" "$2 ${!i}" >"$work/count.$i"
+	done
+	(
+		# shellcheck source-path=SCRIPTDIR source=leaks.sh
+		. "$here/leaks.sh"
+		leaks_in "$1" "$work"/count.{3,4,5}
+	)
+}
+
+leaks_are_judged()
+{
+	# One a round; also if a quarter of it is hidden.
+	fails 1 judged 75 slab:filp 500 575 650 && fails 1 judged 75 slab:filp 500 560 620 &&
+		fails 1 judged 75 pages 70000 70075 70150 &&
+		fails 1 judged 75 threads 90 165 240 || return
+	# What fills up once, what goes again, what does not grow.
+	judged 75 slab:filp 500 900 900 && judged 75 slab:filp 500 500 900 &&
+		judged 75 slab:filp 900 800 700 && judged 75 slab:filp 500 540 580 || return
+	# A few rounds, and no more than comes and goes without any; and more.
+	judged 4 slab:filp 500 516 530 && judged 4 pages 500 540 590 &&
+		fails 1 judged 4 slab:filp 500 520 540 && fails 1 judged 4 threads 90 94 98
+}
+
 # ---- tools/check-long, with a guest that is a few lines of shell ----
 
 # A tree in which everything that builds or boots does nothing, except vm: each
@@ -200,7 +230,7 @@ long_tree()
 		"$tree"/Documentation/design "$tree"/build/{userspace,modules/amd64/kernel/vduse}
 	cp "$top"/tools/{check-long,reliability.py} "$tree/tools/"
 	cp "$top/tools/deps/common.sh" "$top/tools/deps/guest-packages" "$tree/tools/deps/"
-	cp "$here/matrix.py" "$tree/selftests/vduse-blk-faults/"
+	cp "$here"/{matrix.py,tap.py,vm-args} "$tree/selftests/vduse-blk-faults/"
 	mkdir -p "$tree/build/userspace/amd64" "$tree/build/selftests/amd64/vduse-blk-faults"
 	for name in a.sh a.py a_check; do
 		: >"$tree/build/selftests/amd64/vduse-blk-faults/$name"
@@ -215,6 +245,10 @@ long_tree()
 		#!/bin/bash
 		top=$(cd "$(dirname "$0")/../.." && pwd)
 		echo boot >>"$top/boots"
+		mkdir "$top/running.$$"
+		trap 'rmdir "$top/running.$$"' EXIT
+		find "$top" -maxdepth 1 -name 'running.*' | wc -l >>"$top/at_once"
+		sleep 0.2
 		cells=$(tr ' ' '\n' <<<"$*" | sed -n 's|^CELLS=/src||p')
 		n=0
 		while read -r fault queues ring load _; do
@@ -260,6 +294,45 @@ long_gives_up()
 	long_run 'close-*'
 	[ "$(wc -l <"$tree/boots")" = 1 ] &&
 		[ "$(tail -n 1 "$work/long")" = "0 passed, 1 failed, 0 skipped" ]
+}
+
+# Boots go side by side, and no more than that many.
+long_side_by_side()
+{
+	long_tree || return
+	GUESTS=2 long_run 'c[hl]*-q1-*'
+	[ "$(sort -n "$tree/at_once" | tail -n 1)" = 2 ] &&
+		[ "$(tail -n 1 "$work/long")" = "24 passed, 8 failed, 0 skipped" ]
+}
+
+one_result() { [ -n "$(find "$tree/build/check-long/results" -name '*.tap' 2>/dev/null)" ]; }
+no_guest() { [ -z "$(find "$tree" -maxdepth 1 -name 'running.*')" ]; }
+
+# Interrupted: the guest ends with it, what had a result keeps it, and the cell that was
+# running has none.
+long_interrupted()
+{
+	local pid i
+	long_tree || return
+	cp "$tree/tools/vm/vm" "$work/vm"
+	sed -i 's/-lt 3/-lt 1/; s/exit 125/{ sleep 1000 \& wait; }/
+		s/^trap .*/&; trap "kill %1; exit" TERM/' "$tree/tools/vm/vm"
+	ARCH=amd64 SUBJECT=vduse-blk CELL='close-*' "$tree/tools/check-long" matrix \
+		>"$work/long" 2>&1 &
+	pid=$!
+	for ((i = 0; i < 200; i++)); do
+		one_result && break
+		sleep 0.1
+	done
+	kill -TERM "$pid"
+	fails 130 wait "$pid" || return
+	no_guest || return
+	[ "$(find "$tree/build/check-long/results" -name '*.tap' | wc -l)" = 1 ] || return
+	grep -rl 'outcome=ok' "$tree/build/check-long/results" || return
+	# It goes on with the other seven.
+	cp "$work/vm" "$tree/tools/vm/vm"
+	long_run 'close-*'
+	grep 'matrix, amd64, vduse-blk: 7 cells to run' "$work/long"
 }
 
 # ---- log_replay ----
@@ -334,7 +407,7 @@ no_such_mark()
 	fails 2 "$out/log_replay" "$work/log" "$work/disk" "$work/copy" nosuchmark -- true
 }
 
-plan 24
+plan 27
 check "built with sanitizers" build
 say "the unit tests of the checkers follow"
 "$out/checkers" | sed -n 's/^\(not \)\{0,1\}ok [0-9]* /# &/p' >"$work/units"
@@ -360,7 +433,10 @@ check "log_replay: finds a flush that lied" lying_flush
 check "matrix: cells and pairs" passed python3 "$here/matrix.py" test
 check "reliability: result files and report" passed python3 \
 	"$here/../../tools/reliability.py" test
+check "leaks: what grows in both windows" leaks_are_judged
 check "check-long: goes on where a guest has ended" long_resumes
+check "check-long: two guests side by side" long_side_by_side
+check "check-long: interrupted, and goes on" long_interrupted
 check "check-long: gives up when no guest comes up" long_gives_up
 check "nbd_proxy: each misdeed, once" passed python3 "$here/nbd_proxy_test.py"
 finish
