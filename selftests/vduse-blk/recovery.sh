@@ -325,7 +325,50 @@ account()
 	stop "$pid"
 }
 
-plan 15
+# A server whose cache dies with it.
+writeback_server()
+{
+	nbd_server "$work/s" --threads 1 --filter=cache file "$work/image" cache=writeback
+}
+
+image_has_it()
+{
+	head -c 4096 "$work/image" | grep -aq acknowledged &&
+		head -c $((64 * 4096)) "$work/image" | tail -c 4096 | grep -aq acknowledged
+}
+
+# Writes are acknowledged and not flushed when the daemon is killed, and then the
+# server: the next daemon writes them again before it answers a flush, or says in its
+# answer, once, that it cannot (WANT 1).
+both_die() # WANT OPTION...
+{
+	local want=$1 me status=0
+	shift
+	rm -f "$work/image"
+	truncate -s 64M "$work/image"
+	writeback_server || return
+	serve v-both "nbd+unix:///?socket=$work/s" "${fence[@]}" "$@" || return
+	me=$pid
+	yes acknowledged | dd of="$disk" bs=4k count=64 iflag=fullblock oflag=direct \
+		status=none || return
+	end_pid "$me" KILL
+	end_pid "$server" KILL
+	image_has_it && echo "the server had written it back" && return 1
+	writeback_server || return
+	again v-both "nbd+unix:///?socket=$work/s" "${fence[@]}" "$@" || return
+	sync "$disk" || status=1
+	[ "$status" = "$want" ] || return
+	sync "$disk" || return
+	[ "$want" = 1 ] || image_has_it || return
+	# What is told is told once, and what is flushed is not written again.
+	end_pid "$pid" KILL
+	again v-both "nbd+unix:///?socket=$work/s" "${fence[@]}" "$@" || return
+	sync "$disk" || return
+	grep -F 'acknowledged writes' "$work/v-both.log"
+	stop "$pid"
+}
+
+plan 18
 check "kill -9 under fio, 1 queue, split" kills_under_load 1
 check "kill -9 under fio, 1 queue, packed" kills_under_load 1 --packed on
 check "kill -9 under fio, 4 queues, split" kills_under_load 4
@@ -341,4 +384,7 @@ check "giving up" give_up
 check "storage that has grown" grown
 check "no descriptor is leaked" descriptors
 check "--user" account
+check "daemon and server die, 1 queue" both_die 0
+check "daemon and server die, 4 queues" both_die 0 --queues 4
+check "daemon and server die, no replay log" both_die 1 --replay-log off
 finish

@@ -198,6 +198,17 @@ void backend_close(struct backend *backend)
 		backend->ops->close(backend);
 }
 
+size_t backend_journal_bytes(const struct backend *backend)
+{
+	return backend->ops->journal_bytes ? backend->ops->journal_bytes(backend) : 0;
+}
+
+void backend_use_journal(struct backend *backend, void *memory, size_t bytes, bool inherited)
+{
+	if (backend->ops->use_journal)
+		backend->ops->use_journal(backend, memory, bytes, inherited);
+}
+
 int backend_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
 			 struct backend_queue **ret_queue, struct error *e)
 {

@@ -2,7 +2,7 @@
 /*
  * What the virtio-blk core sees of storage.
  *
- *	main thread:	backend_open()
+ *	main thread:	backend_open(), backend_use_journal()
  *	queue threads:	queue_create(0), queue_create(1) ... on their own loops
  *			submit() ... done()
  *			queue_destroy(n) ... queue_destroy(0)
@@ -240,6 +240,8 @@ struct backend_ops {
 	void (*fail)(struct backend *backend);
 	void (*refresh)(struct backend *backend);
 	void (*prior_write)(struct backend *backend, uint64_t offset, uint64_t length);
+	size_t (*journal_bytes)(const struct backend *backend);
+	void (*use_journal)(struct backend *backend, void *memory, size_t bytes, bool inherited);
 	int (*link_stats)(struct backend *backend, unsigned int index,
 			  struct backend_link_stats *ret_stats);
 	int (*descriptor)(const struct backend *backend);
@@ -285,6 +287,30 @@ int backend_open(const char *uri_text, const struct backend_options *options,
  * @backend: may be NULL
  */
 void backend_close(struct backend *backend);
+
+/**
+ * backend_journal_bytes() - memory for backend_use_journal()
+ * @backend: open
+ *
+ * Return: bytes; 0 if there is nothing to be kept.
+ */
+size_t backend_journal_bytes(const struct backend *backend);
+
+/**
+ * backend_use_journal() - keep what must not be lost with this process
+ * @backend: open, without queues; or they have had no request yet, and the predecessor,
+ *	     alive, has flushed and paused
+ * @memory: page-aligned shared memory that may be sparse; mapped until all queues are
+ *	    destroyed. NULL: there is none
+ * @bytes: its size; a predecessor's may be another than backend_journal_bytes()
+ * @inherited: a killed predecessor served this disk, and that was its memory; false: it
+ *	       is begun anew
+ *
+ * What a predecessor had acknowledged and not flushed is written again before any
+ * other request; if that is not known or not possible, the first flush fails with
+ * -EIO. Main thread.
+ */
+void backend_use_journal(struct backend *backend, void *memory, size_t bytes, bool inherited);
 
 /**
  * backend_queue_create() - make queue @index usable on the calling thread's loop

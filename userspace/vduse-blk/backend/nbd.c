@@ -451,17 +451,21 @@ static int learn_export(struct nbd_backend *b, struct error *e)
 	return 0;
 }
 
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 /*
  * What a killed predecessor had on its connections, which are nobody's now. Their
  * close by the peer nobody has seen or will see: these ranges have to age.
  */
 static void nbd_prior_write(struct backend *backend, uint64_t offset, uint64_t length)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	nbd_fence_add(&to_nbd(backend)->session.fence, 0, offset, length,
-		      (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec);
+	nbd_fence_add(&to_nbd(backend)->session.fence, 0, offset, length, now_ns());
 }
 
 static int start_session(struct nbd_backend *b, struct error *e)
@@ -478,6 +482,22 @@ static int start_session(struct nbd_backend *b, struct error *e)
 	if (nbd_session_init(s, b->options.replay_log) < 0)
 		return err_set(e, ENOMEM, "nbd: out of memory");
 	return 0;
+}
+
+/* A successor may find a server with more connections, or with one. */
+static size_t nbd_journal_memory_bytes(const struct backend *backend)
+{
+	const struct nbd_backend *b = container_of(backend, const struct nbd_backend, common);
+	const uint32_t bytes = b->options.replay_log;
+
+	if (!b->session.journaling)
+		return 0;
+	return max(nbd_journal_bytes(1, bytes), nbd_journal_bytes(b->options.queues, bytes));
+}
+
+static void nbd_use_journal(struct backend *backend, void *memory, size_t bytes, bool inherited)
+{
+	nbd_session_use_journal(&to_nbd(backend)->session, memory, bytes, inherited, now_ns());
 }
 
 static void nbd_close(struct backend *backend)
@@ -562,6 +582,8 @@ const struct backend_ops nbd_backend_ops = {
 	.fail = nbd_fail,
 	.refresh = nbd_refresh,
 	.prior_write = nbd_prior_write,
+	.journal_bytes = nbd_journal_memory_bytes,
+	.use_journal = nbd_use_journal,
 	.link_stats = nbd_link_stats,
 };
 
@@ -576,5 +598,7 @@ const struct backend_ops nbd_unix_backend_ops = {
 	.fail = nbd_fail,
 	.refresh = nbd_refresh,
 	.prior_write = nbd_prior_write,
+	.journal_bytes = nbd_journal_memory_bytes,
+	.use_journal = nbd_use_journal,
 	.link_stats = nbd_link_stats,
 };

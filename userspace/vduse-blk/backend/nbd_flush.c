@@ -46,16 +46,36 @@ void nbd_flush_release(struct nbd_link *link)
 	free(link->flush.next);
 }
 
+/*
+ * A successor need not tell of the loss any more when the flush that failed is
+ * known to have been published. One that was submitted after its end, and went to
+ * the server and back since, says so as far as anything here can.
+ */
+static void forget_loss(struct nbd_session *s, const struct backend_request *req)
+{
+	pthread_mutex_lock(&s->lock);
+	if (req->since_ns > s->told_ns && s->told_ns &&
+	    !__atomic_load_n(&s->unreported, __ATOMIC_ACQUIRE)) {
+		nbd_journals_set_lost(&s->journals, false);
+		__atomic_store_n(&s->told_ns, 0, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&s->lock);
+}
+
 int nbd_flush_verdict(struct nbd_link *link, const struct backend_request *req)
 {
 	struct nbd_session *s = link->session;
 	unsigned int losses = __atomic_load_n(&s->losses, __ATOMIC_ACQUIRE);
 	bool reports = losses != req->losses;
 
-	if (likely(!reports && !__atomic_load_n(&s->unreported, __ATOMIC_ACQUIRE)))
+	if (likely(!reports && !__atomic_load_n(&s->unreported, __ATOMIC_ACQUIRE))) {
+		if (unlikely(__atomic_load_n(&s->told_ns, __ATOMIC_ACQUIRE)))
+			forget_loss(s, req);
 		return 0;
+	}
 	if (!__atomic_exchange_n(&s->unreported, 0, __ATOMIC_ACQ_REL) && !reports)
 		return 0;
+	__atomic_store_n(&s->told_ns, loop_now_ns(link->loop), __ATOMIC_RELEASE);
 	log_error("nbd: a flush fails, because acknowledged writes were lost");
 	return -EIO;
 }

@@ -523,13 +523,18 @@ static void replayed(struct nbd_replay *r, int error)
 	counter_set(&link->stats->unflushed, 0);
 	log_info("nbd: %" PRIu64 " acknowledged writes were sent again, %s", r->written,
 		 error ? strerror(-error) : "and are stable now");
+	nbd_journals_set_replaying(&link->session->journals, false);
 	nbd_recovery_done(link->session, link->loop, error);
 }
 
 void nbd_link_replay(struct nbd_link *link)
 {
-	if (!link->replay.running && nbd_recovery_is_mine(link->session, link->params.index))
-		nbd_replay_start(&link->replay, &link->session->journals);
+	struct nbd_session *s = link->session;
+
+	if (link->replay.running || !nbd_recovery_is_mine(s, link->params.index))
+		return;
+	nbd_journals_set_replaying(&s->journals, true);
+	nbd_replay_start(&link->replay, &s->journals);
 }
 
 /* --- beginning and end --- */

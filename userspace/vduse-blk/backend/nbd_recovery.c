@@ -16,6 +16,9 @@
  * Whether a lost connection means a lost cache nobody tells us: the process may
  * have died, or only the cable. Replaying is right in both cases.
  *
+ * A device that was taken over from a killed process begins in PAUSING if its logs
+ * say that something is not flushed: the first link that is up does the replay.
+ *
  * Lost writes are never hidden. Every flush that was not answered yet fails, and
  * if there is none, the next one (nbd_flush.c). A write with FUA that succeeds
  * says nothing of other writes, so it does not report the loss.
@@ -46,6 +49,7 @@ static void give_up(struct nbd_session *s, struct loop *from, const char *why)
 {
 	log_error("nbd: acknowledged writes are lost with the server's cache (%s); the next flush fails",
 		  why);
+	nbd_journals_set_lost(&s->journals, true);
 	__atomic_store_n(&s->unreported, 1, __ATOMIC_RELEASE);
 	__atomic_add_fetch(&s->losses, 1, __ATOMIC_ACQ_REL);
 	end_recovery(s, from);

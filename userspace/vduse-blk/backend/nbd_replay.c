@@ -58,7 +58,7 @@ static void send_entry(struct nbd_replay *r, struct nbd_replay_slot *slot,
 {
 	/* The flush at the end makes it stable. */
 	slot->req = (struct backend_request){
-		.op = entry->op,
+		.op = (enum backend_op)entry->op,
 		.flags = entry->flags & ~BACKEND_REQ_FUA,
 		.offset = entry->offset,
 		.length = entry->length,

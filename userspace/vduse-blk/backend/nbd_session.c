@@ -300,6 +300,82 @@ int nbd_session_init(struct nbd_session *s, uint32_t replay_log)
 	return nbd_journals_create(&s->journals, s->nlinks, s->journaling ? replay_log : 0);
 }
 
+/* Newer writes to what a predecessor was writing again wait, as with its other writes. */
+static void fence_replayed(struct nbd_session *s, uint64_t now_ns)
+{
+	const struct nbd_journal_entry *entry;
+	const struct nbd_journal *j;
+	uint64_t last = 0;
+
+	while ((entry = nbd_journals_next(&s->journals, last, &j))) {
+		nbd_fence_add(&s->fence, 0, entry->offset, entry->length, now_ns);
+		last = entry->seq;
+	}
+}
+
+static bool links_are_there(const struct nbd_session *s)
+{
+	for (unsigned int i = 0; i < s->nlinks; i++)
+		if (s->members[i].present)
+			return true;
+	return false;
+}
+
+static void mistrust(struct nbd_session *s, const char *why)
+{
+	log_error("nbd: %s; the next flush fails", why);
+	__atomic_store_n(&s->unreported, 1, __ATOMIC_RELEASE);
+}
+
+static void use_journal(struct nbd_session *s, void *memory, size_t bytes, bool inherited,
+			uint64_t now_ns)
+{
+	enum nbd_journal_found found = NBD_JOURNAL_CLEAN;
+	struct error e = ERROR_INIT;
+	bool lost = false;
+	int err;
+
+	if (!memory && inherited)
+		mistrust(s, "the killed process has left no log of its unflushed writes");
+	if (!memory)
+		return;
+	err = nbd_journals_place(&s->journals, memory, bytes, inherited, &found, &lost, &e);
+	if (err) {
+		log_error("nbd: what is not flushed will be unknown to a successor: %s", e.text);
+		if (inherited)
+			mistrust(s, "the killed process's log of unflushed writes is not used");
+	} else if (found == NBD_JOURNAL_REFUSED) {
+		err_prefix(&e, "the killed process's log of unflushed writes cannot be used");
+		mistrust(s, e.text);
+	} else if (lost) {
+		mistrust(s, "the killed process had lost acknowledged writes");
+	}
+	if (err || found != NBD_JOURNAL_WRITES)
+		return;
+	if (links_are_there(s)) {
+		/* One that is alive has flushed before it handed the device over. */
+		mistrust(s, "the predecessor has not flushed what it had acknowledged");
+		nbd_journals_set_lost(&s->journals, true);
+		nbd_journals_reset(&s->journals);
+		return;
+	}
+	/* As if a connection had been lost that carried them: whose cache, nobody knows. */
+	s->recovery = NBD_RECOVERY_PAUSING;
+	log_info("nbd: the killed process had acknowledged writes that were not flushed");
+	if (nbd_journals_was_replaying(&s->journals))
+		fence_replayed(s, now_ns);
+}
+
+void nbd_session_use_journal(struct nbd_session *s, void *memory, size_t bytes, bool inherited,
+			     uint64_t now_ns)
+{
+	if (!s->journaling)
+		return;
+	pthread_mutex_lock(&s->lock);
+	use_journal(s, memory, bytes, inherited, now_ns);
+	pthread_mutex_unlock(&s->lock);
+}
+
 void nbd_session_release(struct nbd_session *s)
 {
 	s->closing = true;

@@ -86,9 +86,13 @@ struct nbd_session {
 	struct nbd_fence fence;
 	struct nbd_journals journals;
 
-	/* Acknowledged writes were lost for good: so many times; not reported yet. Atomic. */
+	/*
+	 * Acknowledged writes were lost for good: so many times; not reported yet;
+	 * when the flush that reported it ended, or 0. Atomic.
+	 */
 	unsigned int losses;
 	unsigned int unreported;
+	uint64_t told_ns;
 
 	pthread_mutex_t lock;
 	/* Under the lock. */
@@ -116,6 +120,20 @@ struct nbd_session {
  * Return: 0 or -ENOMEM; nbd_session_release() is safe after both.
  */
 int nbd_session_init(struct nbd_session *s, uint32_t replay_log);
+
+/**
+ * nbd_session_use_journal() - keep the logs where a successor finds them
+ * @s: the session, before any link; or its links have not carried a request yet, and
+ *     the predecessor was told to flush
+ * @memory: see nbd_journals_place(); NULL: a predecessor has left none
+ * @bytes: its size
+ * @inherited: a predecessor's
+ * @now_ns: time
+ *
+ * What a predecessor has left unflushed is written again before anything else.
+ */
+void nbd_session_use_journal(struct nbd_session *s, void *memory, size_t bytes, bool inherited,
+			     uint64_t now_ns);
 
 /**
  * nbd_session_release() - after the last link; main thread

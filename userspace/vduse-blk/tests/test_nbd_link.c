@@ -17,9 +17,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include "backend/backend.h"
+#include "backend/nbd_journal.h"
 #include "nbd_script.h"
 #include "nbdkit.h"
 
@@ -877,6 +879,181 @@ static void test_replay_refused(void **state)
 	end(r);
 }
 
+/* --- a process that is killed --- */
+
+#define JOURNAL_BYTES (2u << 20)
+
+static uint8_t *map_journal(void)
+{
+	uint8_t *p = mmap(NULL, JOURNAL_BYTES, PROT_READ | PROT_WRITE,
+			  MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	assert_true(p != MAP_FAILED);
+	return p;
+}
+
+static struct rig *start_with_journal(const char *script, const struct backend_options *options,
+				      void *memory, size_t bytes, bool inherited)
+{
+	struct rig *r = open_rig(NULL, options);
+	struct error e = ERROR_INIT;
+
+	assert_int_equal(nbd_script_start(&r->s, script), 0);
+	r->scripted = true;
+	if (backend_open(r->s.uri, &r->options, &r->backend, &e))
+		fail_msg("%s", e.text);
+	assert_in_range(backend_journal_bytes(r->backend), 1, JOURNAL_BYTES);
+	backend_use_journal(r->backend, memory, bytes, inherited);
+	create_queues(r);
+	return r;
+}
+
+/* Writes are acknowledged by a server that loses them, and the process is killed there. */
+static uint8_t *killed(const struct backend_options *options, bool flushed)
+{
+	uint8_t *memory = map_journal(), *left = map_journal();
+	struct rig *r = start_with_journal("hs req ok:0 req ok:1 req ok:2 serve", options, memory,
+					   JOURNAL_BYTES, false);
+
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x22), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x33), 0);
+	if (flushed)
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	memcpy(left, memory, JOURNAL_BYTES);
+	end(r);
+	munmap(memory, JOURNAL_BYTES);
+	return left;
+}
+
+/* Its successor writes them again, in order, before anything else. */
+static void test_successor_replays(void **state)
+{
+	uint8_t *left = killed(&with_log, false);
+	struct rig *r = start_with_journal("hs serve", &with_log, left, JOURNAL_BYTES, true);
+
+	(void)state;
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_disk(r, 0, 0x33);
+	assert_disk(r, BLOCK, 0x22);
+	end(r);
+	/* That is done once. */
+	r = start_with_journal("hs serve", &with_log, left, JOURNAL_BYTES, true);
+	assert_int_equal(stats_of(r).replayed, 0);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+}
+
+/* Two servers are lost in the middle of it. A newer write comes after it. */
+static void test_successor_replays_again(void **state)
+{
+	static const struct backend_options options = { .queues = 2,
+							.replay_log = 1 << 20,
+							.tunables.fence_closed_ms = 1 };
+	uint8_t *left = killed(&with_log, false);
+	struct rig *r = open_rig(NULL, &options);
+	struct error e = ERROR_INIT;
+	struct io *newer;
+
+	(void)state;
+	assert_int_equal(nbd_script_start(&r->s, "hs req close | hs serve:1 close | hs serve:4 leave |"
+						 " hs back:0 serve:1 leave"), 0);
+	r->scripted = true;
+	assert_int_equal(backend_open(r->s.uri, &r->options, &r->backend, &e), 0);
+	backend_use_journal(r->backend, left, JOURNAL_BYTES, true);
+	create_queues(r);
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0x44);
+	assert_int_equal(finish(r, newer), 0);
+	assert_disk(r, 0, 0x44);
+	assert_disk(r, BLOCK, 0x22);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+}
+
+/* Nothing was lost, or everything may be; and what it has no log of, a flush tells, once. */
+static void test_successor_flushes(void **state)
+{
+	const struct {
+		const struct backend_options *options; /* of the killed process */
+		bool flushed, none;
+		unsigned int damage;
+		int flush;
+	} rows[] = {
+		{ &with_log, true, false, 0, 0 },
+		{ &without_log, true, false, 0, 0 },
+		{ &without_log, false, false, 0, -EIO },
+		{ &with_log, false, false, 8192 + 16, -EIO },
+		{ &with_log, true, true, 0, -EIO },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		uint8_t *left = killed(rows[i].options, rows[i].flushed);
+		struct rig *r;
+
+		if (rows[i].damage)
+			left[rows[i].damage] ^= 1;
+		r = start_with_journal("hs serve", &with_log, rows[i].none ? NULL : left,
+				       rows[i].none ? 0 : JOURNAL_BYTES, true);
+		assert_int_equal(stats_of(r).replayed, 0);
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0x55), 0);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), rows[i].flush);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+		end(r);
+		/* A successor's successor does not tell it again. */
+		r = start_with_journal("hs serve", &with_log, left, JOURNAL_BYTES, true);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+		end(r);
+		munmap(left, JOURNAL_BYTES);
+	}
+}
+
+/* A loss that no flush has told yet, when the process is killed. */
+static void test_successor_tells_of_a_loss(void **state)
+{
+	uint8_t *memory = map_journal();
+	struct rig *r = start_with_journal(LOST_WRITES, &without_log, memory, JOURNAL_BYTES, false);
+
+	(void)state;
+	lose_writes(r);
+	end(r);
+	r = start_with_journal("hs serve", &without_log, memory, JOURNAL_BYTES, true);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+	munmap(memory, JOURNAL_BYTES);
+}
+
+/* A predecessor that was replaying may have those writes under way: newer ones wait. */
+static void test_successor_fences_a_replay(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20, .tunables.fence_ms = 300 };
+	uint8_t *left = killed(&with_log, false);
+	struct nbd_journals journals;
+	enum nbd_journal_found found;
+	struct error e = ERROR_INIT;
+	struct rig *r;
+	bool lost;
+
+	(void)state;
+	assert_int_equal(nbd_journals_create(&journals, 1, 1 << 20), 0);
+	assert_int_equal(nbd_journals_place(&journals, left, JOURNAL_BYTES, true, &found, &lost, &e),
+			 0);
+	nbd_journals_set_replaying(&journals, true);
+	nbd_journals_destroy(&journals);
+
+	r = start_with_journal("hs serve", &options, left, JOURNAL_BYTES, true);
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_int_equal(run(r, BACKEND_WRITE, 4 * BLOCK, 0x44), 0);
+	assert_int_equal(stats_of(r).held, 0);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x44), 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_disk(r, BLOCK, 0x44);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+}
+
 /* --- nbdkit --- */
 
 static void skip_without_nbdkit(void)
@@ -1053,6 +1230,11 @@ int main(void)
 		cmocka_unit_test(test_flush_in_flight),
 		cmocka_unit_test(test_replay_interrupted),
 		cmocka_unit_test(test_replay_refused),
+		cmocka_unit_test(test_successor_replays),
+		cmocka_unit_test(test_successor_replays_again),
+		cmocka_unit_test(test_successor_flushes),
+		cmocka_unit_test(test_successor_tells_of_a_loss),
+		cmocka_unit_test(test_successor_fences_a_replay),
 		cmocka_unit_test(test_write_back_cache),
 		cmocka_unit_test(test_slow_nbdkit),
 		cmocka_unit_test(test_flush_everywhere),

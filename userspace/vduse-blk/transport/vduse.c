@@ -811,12 +811,17 @@ static int create_device(struct vduse *v, struct error *e)
 		.config = &params->disk->config,
 		.config_size = sizeof(params->disk->config),
 	};
+	void *journal;
+	size_t bytes;
 	int err;
 
 	v->facts = facts_of(params);
-	err = vduse_log_create(params->dir_fd, &v->facts, 0, &v->log, e);
+	err = vduse_log_create(params->dir_fd, &v->facts, backend_journal_bytes(params->backend),
+			       &v->log, e);
 	if (err)
 		return err;
+	journal = vduse_log_journal(v->log, &bytes);
+	backend_use_journal(params->backend, journal, bytes, false);
 	v->facts = *vduse_log_facts(v->log);
 	err = vduse_dev_create(params->control_fd, &dev, &v->fd, e);
 	if (err)
@@ -835,9 +840,14 @@ static int compare_device(struct vduse *v, struct error *e)
 
 static void adopt_log(struct vduse *v)
 {
+	void *journal;
+	size_t bytes;
+
 	v->features = v->facts.features;
 	v->facts.capacity = v->params.disk->capacity;
 	vduse_log_write(v->log, &v->facts);
+	journal = vduse_log_journal(v->log, &bytes);
+	backend_use_journal(v->params.backend, journal, bytes, true);
 }
 
 static int adopt_device(struct vduse *v, struct error *e)

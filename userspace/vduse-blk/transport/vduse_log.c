@@ -184,6 +184,7 @@ int vduse_log_create(int dir_fd, const struct vduse_log_facts *facts, uint64_t j
 {
 	struct vduse_log_facts all = *facts;
 	const uint64_t size = lay_out(&all, journal_bytes);
+	uint64_t reserved;
 	auto_close int fd = -1;
 	struct vduse_log *log;
 	int err;
@@ -194,11 +195,17 @@ int vduse_log_create(int dir_fd, const struct vduse_log_facts *facts, uint64_t j
 		    0600);
 	if (fd < 0)
 		return err_set_errno(e, errno, "create the log of requests in flight");
-	/* A store to memory that cannot be had later would be a SIGBUS. */
-	err = posix_fallocate(fd, 0, (off_t)size);
+	/*
+	 * A store to memory that cannot be had later would be a SIGBUS. The journal is
+	 * large and mostly empty: the backend reserves what it uses.
+	 */
+	reserved = journal_bytes ? all.sections[1].offset : size;
+	err = posix_fallocate(fd, 0, (off_t)reserved);
 	if (err)
 		return err_set_errno(e, err, "reserve %" PRIu64 " bytes for the log of requests in flight",
-				     size);
+				     reserved);
+	if (ftruncate(fd, (off_t)size))
+		return err_set_errno(e, errno, "make room for unflushed writes");
 	err = map_file(fd, size, &log, e);
 	if (err)
 		return err;

@@ -101,7 +101,7 @@ struct vduse_log;
  * @ret_log:	written only on success
  * @e:		error text
  *
- * Reserves all the memory it will need. Sleeps.
+ * Reserves all the memory it will need, but not the journal's, which is sparse. Sleeps.
  *
  * Return: 0 or -errno.
  */
@@ -167,7 +167,8 @@ void *vduse_log_region(const struct vduse_log *log, unsigned int index, size_t *
  * @log:	the log
  * @ret_bytes:	its size
  *
- * Return: page-aligned shared memory, zero at first, or NULL when there is none.
+ * Return: page-aligned shared memory, sparse and zero at first, or NULL when there is
+ * none.
  */
 void *vduse_log_journal(const struct vduse_log *log, size_t *ret_bytes);
 
