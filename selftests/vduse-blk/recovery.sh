@@ -368,7 +368,44 @@ both_die() # WANT OPTION...
 	stop "$pid"
 }
 
-plan 18
+# The server is away when the daemon is started again: the device is there, and whoever
+# uses it waits, for as long as nobody says otherwise.
+server_away()
+{
+	local me reader
+	rm -f "$work/image"
+	truncate -s 64M "$work/image"
+	nbd_server "$work/s" --threads 1 file "$work/image" || return
+	serve v-away "nbd+unix:///?socket=$work/s" "${fence[@]}" --reconnect-max 500ms || return
+	end_pid "$pid" KILL
+	end_pid "$server" KILL
+	again v-away "nbd+unix:///?socket=$work/s" "${fence[@]}" --reconnect-max 500ms || return
+	me=$pid
+	start "$work/reader" dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none
+	reader=$pid
+	wait_for 10000 in_flight || return
+	"$daemon" status v-away | grep -E '^(server|backend) ' || return
+	"$daemon" status v-away | grep -q 'not reached yet' || return
+	nbd_server "$work/s" --threads 1 file "$work/image" || return
+	wait "$reader" || return
+	"$daemon" status v-away | grep -q 'structured replies' || return
+	# And once more, but nobody waits for it any more.
+	end_pid "$me" KILL
+	end_pid "$server" KILL
+	again v-away "nbd+unix:///?socket=$work/s" "${fence[@]}" || return
+	me=$pid
+	start "$work/reader" dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none
+	reader=$pid
+	wait_for 10000 in_flight || return
+	"$daemon" fail v-away || return
+	! wait "$reader" || return
+	"$daemon" stop v-away || true
+	wait_for 5000 gone "$me"
+}
+
+gone() { ! kill -0 "$1" 2>/dev/null; }
+
+plan 19
 check "kill -9 under fio, 1 queue, split" kills_under_load 1
 check "kill -9 under fio, 1 queue, packed" kills_under_load 1 --packed on
 check "kill -9 under fio, 4 queues, split" kills_under_load 4
@@ -387,4 +424,5 @@ check "--user" account
 check "daemon and server die, 1 queue" both_die 0
 check "daemon and server die, 4 queues" both_die 0 --queues 4
 check "daemon and server die, no replay log" both_die 1 --replay-log off
+check "server away" server_away
 finish

@@ -185,6 +185,7 @@ int backend_open(const char *uri_text, const struct backend_options *options,
 	}
 	backend->options = o;
 	backend->options.descriptor = NULL;
+	backend->options.assumed = NULL;
 	*ret_backend = backend;
 
 out_uri:

@@ -60,6 +60,7 @@ struct backend_info {
 	uint32_t flags;		   /* BACKEND_F_* */
 	unsigned int connections;  /* 0: local */
 	char description[160]; /* for log and status: where the data is and what was negotiated */
+	bool assumed; /* the storage was not reached yet: size, flags are those of options.assumed */
 };
 
 /* A limit that never comes. */
@@ -120,6 +121,15 @@ struct backend_events {
 /* Bytes of acknowledged, unflushed writes that are kept for a server that loses its cache. */
 #define BACKEND_REPLAY_LOG_DEFAULT (32u << 20)
 
+/* What a driver was promised by a predecessor of this process. */
+struct backend_assumed {
+	uint64_t size;
+	uint32_t block_size;
+	uint32_t flags;	     /* BACKEND_F_* */
+	const void *journal; /* see backend_use_journal(); may be NULL */
+	size_t journal_bytes;
+};
+
 struct backend_options {
 	bool read_only;		  /* never write, whatever the storage allows */
 	uint32_t block_size;	  /* logical block size wanted; 0: the smallest that is possible */
@@ -130,6 +140,12 @@ struct backend_options {
 	struct backend_tunables tunables; /* zeroed: the defaults */
 	struct backend_events events;
 	uint32_t replay_log; /* bytes, all queues together; 0: none, a loss fails the next flush */
+	/*
+	 * Go on with this when a server cannot be reached at the beginning: requests wait
+	 * for it then, and what it offers is compared when it is there, as after any loss.
+	 * Not kept. NULL: that is an error.
+	 */
+	const struct backend_assumed *assumed;
 	/*
 	 * What backend_descriptor() said in a predecessor, which has it open still; stays
 	 * the caller's. NULL: none; -1 in it: the storage has none.

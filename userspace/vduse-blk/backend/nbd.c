@@ -314,38 +314,51 @@ static int resolve_unix(const struct uri *uri, struct nbd_backend *b, struct err
 	return 0;
 }
 
+static const struct {
+	uint16_t wire;
+	uint32_t flag;
+} flags_map[] = {
+	{ NBD_FLAG_READ_ONLY, BACKEND_F_READ_ONLY },
+	{ NBD_FLAG_SEND_FLUSH, BACKEND_F_FLUSH },
+	{ NBD_FLAG_SEND_FUA, BACKEND_F_FUA },
+	{ NBD_FLAG_SEND_TRIM, BACKEND_F_DISCARD },
+	{ NBD_FLAG_SEND_WRITE_ZEROES, BACKEND_F_WRITE_ZEROES },
+	{ NBD_FLAG_CAN_MULTI_CONN, BACKEND_F_MULTI_CONN },
+	{ NBD_FLAG_ROTATIONAL, BACKEND_F_ROTATIONAL },
+};
+
 static uint32_t flags_from_wire(const struct nbd_export *x)
 {
-	static const struct {
-		uint16_t wire;
-		uint32_t flag;
-	} map[] = {
-		{ NBD_FLAG_READ_ONLY, BACKEND_F_READ_ONLY },
-		{ NBD_FLAG_SEND_FLUSH, BACKEND_F_FLUSH },
-		{ NBD_FLAG_SEND_FUA, BACKEND_F_FUA },
-		{ NBD_FLAG_SEND_TRIM, BACKEND_F_DISCARD },
-		{ NBD_FLAG_SEND_WRITE_ZEROES, BACKEND_F_WRITE_ZEROES },
-		{ NBD_FLAG_CAN_MULTI_CONN, BACKEND_F_MULTI_CONN },
-		{ NBD_FLAG_ROTATIONAL, BACKEND_F_ROTATIONAL },
-	};
 	uint32_t flags = 0;
 
-	for (size_t i = 0; i < ARRAY_SIZE(map); i++)
-		if (x->flags & map[i].wire)
-			flags |= map[i].flag;
+	for (size_t i = 0; i < ARRAY_SIZE(flags_map); i++)
+		if (x->flags & flags_map[i].wire)
+			flags |= flags_map[i].flag;
 	return flags;
 }
 
-static void describe(struct nbd_backend *b)
+static uint16_t flags_to_wire(uint32_t flags)
+{
+	uint16_t wire = NBD_FLAG_HAS_FLAGS;
+
+	for (size_t i = 0; i < ARRAY_SIZE(flags_map); i++)
+		if (flags & flags_map[i].flag)
+			wire |= flags_map[i].wire;
+	return wire;
+}
+
+static void describe(struct nbd_backend *b, const struct nbd_export *x)
 {
 	struct backend_info *info = &b->common.info;
 	char peer[STREAM_ADDR_TEXT];
 
 	snprintf(info->description, sizeof(info->description),
-		 "nbd %s export '%.40s', %s replies, %u connection%s",
+		 "nbd %s export '%.40s', %s, %u connection%s",
 		 stream_addr_text(&b->session.addrs[0], peer), b->session.export_name,
-		 b->session.promised.structured ? "structured" : "simple", info->connections,
-		 info->connections == 1 ? "" : "s");
+		 info->assumed ? "not reached yet" :
+		 x->structured ? "structured replies" :
+				 "simple replies",
+		 info->connections, info->connections == 1 ? "" : "s");
 }
 
 static void fill_info(struct nbd_backend *b)
@@ -362,10 +375,11 @@ static void fill_info(struct nbd_backend *b)
 		.max_write_zeroes = NBD_MAX_RANGE_BYTES,
 		.flags = flags_from_wire(x),
 		.connections = 1,
+		.assumed = b->session.patient,
 	};
 	if ((info->flags & BACKEND_F_MULTI_CONN) && !b->options.single_connection)
 		info->connections = b->options.queues;
-	describe(b);
+	describe(b, x);
 }
 
 /* --- what the main thread hears and says --- */
@@ -384,6 +398,10 @@ static void changed(struct nbd_session *s, unsigned int changes)
 	bool lost = nbd_session_lost(s);
 	struct nbd_export known = nbd_session_known(s);
 
+	if (info->assumed && !nbd_session_assumed(s)) {
+		info->assumed = false;
+		describe(b, &known);
+	}
 	info->size = known.size - known.size % info->block_size;
 	info->flags = b->flags_mask & flags_from_wire(&known);
 	if (s->read_only)
@@ -439,15 +457,45 @@ static int nbd_link_stats(struct backend *backend, unsigned int index,
 
 /* --- opening --- */
 
+/*
+ * Nobody is there to say what the export is: what a predecessor's driver was promised
+ * has to do. As many connections as that process had are right for the server, as far
+ * as one can know; one always is.
+ */
+static void assume_export(struct nbd_backend *b, const struct backend_assumed *assumed)
+{
+	unsigned int links = nbd_journal_connections(assumed->journal, assumed->journal_bytes);
+	uint32_t flags = assumed->flags & ~BACKEND_F_MULTI_CONN;
+
+	if (links > 1 && links == b->options.queues)
+		flags |= BACKEND_F_MULTI_CONN;
+	b->session.patient = true;
+	b->session.promised = (struct nbd_export){
+		.size = assumed->size,
+		.flags = flags_to_wire(flags),
+		.min_block = assumed->block_size,
+		.preferred_block = BACKEND_MAX_BLOCK_SIZE,
+		.max_block = UINT32_MAX,
+	};
+}
+
 static int learn_export(struct nbd_backend *b, struct error *e)
 {
 	struct nbd_session *s = &b->session;
+	struct error why = ERROR_INIT;
 	int fd = nbd_probe(s->addrs, s->naddrs, s->export_name, b->options.connect_timeout_ms,
-			   &s->promised, e);
+			   &s->promised, &why);
 
-	if (fd < 0)
+	if (fd >= 0) {
+		b->spare_fd = fd;
+	} else if (b->options.assumed) {
+		log_warning("%s (it is waited for)", why.text);
+		assume_export(b, b->options.assumed);
+	} else {
+		*e = why;
 		return fd;
-	b->spare_fd = fd;
+	}
+	b->options.assumed = NULL;
 	return 0;
 }
 

@@ -519,6 +519,16 @@ static int check_header(const struct nbd_journals *all, struct error *e)
 	return 0;
 }
 
+unsigned int nbd_journal_connections(const void *memory, size_t bytes)
+{
+	const struct nbd_journals all = { .header = (struct nbd_journal_header *)memory,
+					  .memory_bytes = bytes };
+
+	if (!memory || bytes < LOGS_AT || !all.header->in_use || check_header(&all, NULL) < 0)
+		return 0;
+	return all.header->links;
+}
+
 static bool entry_makes_sense(const struct nbd_journal *j, const struct nbd_journal_entry *entry)
 {
 	return entry->check == entry_check(entry) && entry->op < _BACKEND_OP_MAX &&

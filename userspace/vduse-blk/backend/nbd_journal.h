@@ -117,6 +117,15 @@ int nbd_journals_place(struct nbd_journals *all, void *memory, size_t bytes, boo
 		       enum nbd_journal_found *ret_found, bool *ret_lost, struct error *e);
 
 /**
+ * nbd_journal_connections() - how many a predecessor had
+ * @memory: see nbd_journals_place(); may be NULL
+ * @bytes: its size
+ *
+ * Return: 0 if that is not known.
+ */
+unsigned int nbd_journal_connections(const void *memory, size_t bytes);
+
+/**
  * nbd_journals_set_lost() - what a successor has to tell its next flush
  * @all: the logs
  * @lost: writes are lost and no flush has said so; to be set before they leave the log

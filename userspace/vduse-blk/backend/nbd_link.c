@@ -609,25 +609,27 @@ int nbd_link_open(struct loop *loop, const struct nbd_link_params *params, int f
 	}
 	nbd_session_join(s, params->index, loop, orders_received);
 	nbd_recovery_join(s, params->index);
-	link->starting = true;
+	link->starting = !s->patient;
 	apply_tunables(link);
 	if (fd >= 0) {
 		nbd_conn_adopt(link->conn, fd, &s->addrs[0], &s->promised);
 		take_up(link);
 	} else {
+		if (!link->starting)
+			show_lost(link);
 		try_connect(link);
 	}
-	while (link->state != NBD_LINK_READY && !link->start_error.errnum)
+	while (link->starting && link->state != NBD_LINK_READY && !link->start_error.errnum)
 		if (!run(link))
 			break;
-	link->starting = false;
-	if (link->start_error.errnum && link->state != NBD_LINK_READY) {
+	if (link->starting && link->start_error.errnum && link->state != NBD_LINK_READY) {
 		ret = -link->start_error.errnum;
 		if (e)
 			*e = link->start_error;
 		nbd_link_close(link);
 		return ret;
 	}
+	link->starting = false;
 	*ret_link = link;
 	return 0;
 }

@@ -30,7 +30,8 @@ struct nbd_link_params {
  * @ret_link: written only on success
  * @e: error text
  *
- * Later losses are dealt with, but a server that is not there now is an error.
+ * Later losses are dealt with, but a server that is not there now is an error, unless
+ * the session is patient: then the link is there, and its connection is to come.
  *
  * Return: 0 or -errno.
  */

@@ -138,10 +138,30 @@ void nbd_session_set_lost(struct nbd_session *s, struct loop *from, unsigned int
 #define NEEDED_FLAGS \
 	(NBD_FLAG_SEND_FLUSH | NBD_FLAG_SEND_FUA | NBD_FLAG_SEND_TRIM | NBD_FLAG_SEND_WRITE_ZEROES)
 
+/* Whatever its size. */
+static bool offers_less(const struct nbd_session *s, const struct nbd_export *x)
+{
+	return (s->promised.flags & ~x->flags & NEEDED_FLAGS) ||
+	       (x->flags & ~s->promised.flags & NBD_FLAG_READ_ONLY) || x->min_block > s->block_size;
+}
+
 static bool less_than_promised(const struct nbd_session *s, const struct nbd_export *x)
 {
-	return x->size < s->largest || (s->promised.flags & ~x->flags & NEEDED_FLAGS) ||
-	       (x->flags & ~s->promised.flags & NBD_FLAG_READ_ONLY) || x->min_block > s->block_size;
+	return x->size < s->largest || offers_less(s, x);
+}
+
+/*
+ * The server is there for the first time. A driver was promised sizes and commands; the
+ * rest is what it is.
+ */
+static void meet(struct nbd_session *s, const struct nbd_export *export, struct nbd_export *before)
+{
+	s->assumed = false;
+	s->promised.flags |= export->flags & NBD_FLAG_SEND_FUA;
+	if (offers_less(s, export))
+		return;
+	before->flags = export->flags;
+	before->min_block = export->min_block;
 }
 
 bool nbd_session_check(struct nbd_session *s, struct loop *from, const struct nbd_export *export)
@@ -154,6 +174,8 @@ bool nbd_session_check(struct nbd_session *s, struct loop *from, const struct nb
 	s->known = *export;
 	s->largest = max(s->largest, export->size);
 	less = less_than_promised(s, export);
+	if (s->assumed)
+		meet(s, export, &before);
 	pthread_mutex_unlock(&s->lock);
 
 	if (export->size != before.size) {
@@ -180,6 +202,16 @@ struct nbd_export nbd_session_known(struct nbd_session *s)
 	known = s->known;
 	pthread_mutex_unlock(&s->lock);
 	return known;
+}
+
+bool nbd_session_assumed(struct nbd_session *s)
+{
+	bool assumed;
+
+	pthread_mutex_lock(&s->lock);
+	assumed = s->assumed;
+	pthread_mutex_unlock(&s->lock);
+	return assumed;
 }
 
 bool nbd_session_lost(struct nbd_session *s)
@@ -283,6 +315,7 @@ int nbd_session_init(struct nbd_session *s, uint32_t replay_log)
 	nbd_fence_init(&s->fence);
 	s->known = s->promised;
 	s->largest = s->promised.size;
+	s->assumed = s->patient;
 	s->changes_msg.op.complete = changes_arrived;
 	s->members = calloc(s->nlinks, sizeof(*s->members));
 	if (!s->members)

@@ -78,7 +78,8 @@ struct nbd_session {
 	unsigned int nlinks;
 	bool read_only;
 	bool journaling; /* the server has a volatile cache, and is written to */
-	struct nbd_export promised; /* what the device was made from */
+	struct nbd_export promised; /* what the device was made from; see @assumed */
+	bool patient; /* a server that is away at the beginning is waited for */
 	uint32_t block_size;	    /* set before the first link */
 	struct backend_events events;
 
@@ -99,6 +100,7 @@ struct nbd_session {
 	struct backend_tunables tunables;
 	struct nbd_export known; /* as the server said last */
 	uint64_t largest;	 /* size that was ever known */
+	bool assumed; /* @promised is not from the server, which was never reached */
 	enum nbd_recovery recovery;
 	unsigned int replayer;
 
@@ -260,6 +262,14 @@ uint64_t nbd_session_size(struct nbd_session *s);
  * Return: a copy.
  */
 struct nbd_export nbd_session_known(struct nbd_session *s);
+
+/**
+ * nbd_session_assumed() - has the server never been reached?
+ * @s: the session
+ *
+ * Return: true if what is known of the export is what a predecessor promised.
+ */
+bool nbd_session_assumed(struct nbd_session *s);
 
 /**
  * nbd_session_lost() - is any link without its connection?

@@ -8,6 +8,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/virtio_blk.h>
 
 #include <jansson.h>
 
@@ -154,8 +155,44 @@ static void storage_changed(void *opaque, const struct backend_info *now,
 	}
 }
 
+/*
+ * The device of a killed daemon is there, whether its server is or not: its user waits,
+ * and can be told to wait no longer. What the driver was promised is in the log, but not
+ * how storage without flush makes writes stable.
+ */
+static bool assume_storage(const struct serve *s, struct backend_assumed *ret_assumed)
+{
+	static const struct {
+		unsigned int feature;
+		uint32_t flag;
+	} map[] = {
+		{ VIRTIO_BLK_F_FLUSH, BACKEND_F_FLUSH },
+		{ VIRTIO_BLK_F_DISCARD, BACKEND_F_DISCARD },
+		{ VIRTIO_BLK_F_WRITE_ZEROES, BACKEND_F_WRITE_ZEROES },
+	};
+	const struct vduse_log_facts *facts;
+	struct backend_assumed assumed = {
+		.flags = s->options.read_only ? BACKEND_F_READ_ONLY : 0,
+	};
+
+	if (!s->recovery || s->standby)
+		return false;
+	facts = vduse_log_facts(s->recovery->log);
+	if (!(facts->offered & (1ull << VIRTIO_BLK_F_FLUSH | 1ull << VIRTIO_BLK_F_RO)))
+		return false;
+	assumed.size = facts->capacity << VBLK_SECTOR_SHIFT;
+	assumed.block_size = facts->block_size;
+	assumed.journal = vduse_log_journal(s->recovery->log, &assumed.journal_bytes);
+	for (size_t i = 0; i < ARRAY_SIZE(map); i++)
+		if (facts->offered & 1ull << map[i].feature)
+			assumed.flags |= map[i].flag;
+	*ret_assumed = assumed;
+	return true;
+}
+
 int serve_open_storage(struct serve *s, struct error *e)
 {
+	struct backend_assumed assumed;
 	const struct backend_options options = {
 		.read_only = s->options.read_only,
 		.block_size = s->options.block_size,
@@ -169,6 +206,7 @@ int serve_open_storage(struct serve *s, struct error *e)
 			.refreshed = answer_resize,
 			.opaque = s,
 		},
+		.assumed = assume_storage(s, &assumed) ? &assumed : NULL,
 		.descriptor = s->offered ? &s->offer.offer.fds[HANDOVER_FD_STORAGE] : NULL,
 	};
 	struct vblk_device_params params = {

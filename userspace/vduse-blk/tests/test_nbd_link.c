@@ -1054,6 +1054,124 @@ static void test_successor_fences_a_replay(void **state)
 	munmap(left, JOURNAL_BYTES);
 }
 
+/* --- a successor whose server is away --- */
+
+static const struct backend_assumed promised = {
+	.size = NBD_SCRIPT_SIZE,
+	.block_size = 512,
+	.flags = BACKEND_F_FLUSH | BACKEND_F_DISCARD | BACKEND_F_WRITE_ZEROES,
+};
+
+/* It opens, its requests wait, and when the server is there all is as it should be. */
+static void test_server_away(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20, .assumed = &promised };
+	struct rig *r = start("close | refuse:3 sleep:50 hs serve", &options);
+	struct io *io;
+
+	(void)state;
+	assert_true(r->backend->info.assumed);
+	assert_int_equal(r->backend->info.size, NBD_SCRIPT_SIZE);
+	assert_int_equal(r->backend->info.block_size, 512);
+	assert_non_null(strstr(r->backend->info.description, "not reached yet"));
+	io = submit(r, 0, BACKEND_WRITE, 0, 0x11);
+	turn(r, 20);
+	assert_int_equal(io->done, 0);
+	assert_int_equal(finish(r, io), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	wait_for(r, r->changes[BACKEND_RESTORED]);
+	assert_false(r->backend->info.assumed);
+	assert_non_null(strstr(r->backend->info.description, "structured"));
+	assert_int_equal(r->changes[BACKEND_LOST], 1);
+	assert_int_equal(r->changes[BACKEND_GROWN] + r->changes[BACKEND_SHRUNK] +
+				 r->changes[BACKEND_FLAGS_CHANGED], 0);
+	assert_int_equal(stats_of(r).connects, 1);
+	assert_disk(r, 0, 0x11);
+	end(r);
+}
+
+/* What it offers then is compared with what the driver was promised. */
+static void test_server_away_and_another(void **state)
+{
+	static const struct {
+		const char *script;
+		enum backend_change what;
+		uint64_t size;
+		int write, flush;
+	} rows[] = {
+		{ "close | " EXPORT(524288, 0x16d) "serve", BACKEND_SHRUNK, 524288, 0, 0 },
+		{ "close | " EXPORT(2097152, 0x16d) "serve", BACKEND_GROWN, 2097152, 0, 0 },
+		{ "close | " EXPORT(1048576, 0x16f) "serve", BACKEND_FLAGS_CHANGED, 1048576, -EIO, 0 },
+		{ "close | " EXPORT(1048576, 0x161) "serve", BACKEND_FLAGS_CHANGED, 1048576, 0, -EIO },
+	};
+	const struct backend_options options = { .replay_log = 1 << 20, .assumed = &promised };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct rig *r = start(rows[i].script, &options);
+
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), rows[i].write);
+		wait_for(r, r->changes[rows[i].what]);
+		assert_int_equal(r->backend->info.size, rows[i].size);
+		assert_int_equal(r->changes[BACKEND_GROWN] + r->changes[BACKEND_SHRUNK] +
+					 r->changes[BACKEND_FLAGS_CHANGED], 1);
+		assert_int_equal(run(r, BACKEND_READ, NBD_SCRIPT_SIZE - BLOCK, 0),
+				 rows[i].size < NBD_SCRIPT_SIZE ? -EIO : 0);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), rows[i].flush);
+		end(r);
+	}
+}
+
+/* Nobody comes: the waiting can be ended, and so can the process. */
+static void test_server_away_for_good(void **state)
+{
+	const struct backend_options options = { .queues = 2, .assumed = &promised };
+	struct rig *r = start("close | refuse:2 greet wait", &options);
+	struct io *io;
+
+	(void)state;
+	assert_int_equal(r->backend->info.connections, 1);
+	io = submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0);
+	turn(r, 30);
+	assert_int_equal(io->done, 0);
+	backend_fail(r->backend);
+	assert_int_equal(finish(r, io), -EIO);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), -EIO);
+	end(r);
+}
+
+/* As many connections as the killed process had, and its writes are written again. */
+static void test_server_away_with_a_log(void **state)
+{
+	struct backend_assumed assumed = promised;
+	struct backend_options options = { .queues = 2, .replay_log = 1 << 20,
+					   .assumed = &assumed };
+	uint8_t *left = map_journal();
+	struct rig *r;
+	struct error e = ERROR_INIT;
+
+	(void)state;
+	r = start_with_journal("hs leave | hs back:0 req ok:0 leave", &options, left, JOURNAL_BYTES,
+			       false);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	end(r);
+
+	assumed.journal = left;
+	assumed.journal_bytes = JOURNAL_BYTES;
+	r = open_rig(NULL, &options);
+	assert_int_equal(nbd_script_start(&r->s, "close | close | close | hs serve:2 leave | hs leave"), 0);
+	r->scripted = true;
+	assert_int_equal(backend_open(r->s.uri, &r->options, &r->backend, &e), 0);
+	assert_int_equal(r->backend->info.connections, 2);
+	backend_use_journal(r->backend, left, JOURNAL_BYTES, true);
+	create_queues(r);
+	wait_for(r, stats_of_link(r, 0).replayed + stats_of_link(r, 1).replayed == 1);
+	wait_for(r, stats_of_link(r, 0).connects + stats_of_link(r, 1).connects == 2);
+	assert_disk(r, 0, 0x11);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+}
+
 /* --- nbdkit --- */
 
 static void skip_without_nbdkit(void)
@@ -1235,6 +1353,10 @@ int main(void)
 		cmocka_unit_test(test_successor_flushes),
 		cmocka_unit_test(test_successor_tells_of_a_loss),
 		cmocka_unit_test(test_successor_fences_a_replay),
+		cmocka_unit_test(test_server_away),
+		cmocka_unit_test(test_server_away_and_another),
+		cmocka_unit_test(test_server_away_for_good),
+		cmocka_unit_test(test_server_away_with_a_log),
 		cmocka_unit_test(test_write_back_cache),
 		cmocka_unit_test(test_slow_nbdkit),
 		cmocka_unit_test(test_flush_everywhere),
