@@ -40,7 +40,7 @@ check-debug:
 
 check-long:
 	@$(if $(filter command line,$(origin ARCH)),ARCH=$(ARCH)) SUBJECT="$(SUBJECT)" CELL="$(CELL)" \
-		AGAIN="$(AGAIN)" tools/check-long $(PART)
+		AGAIN="$(AGAIN)" GUESTS="$(GUESTS)" tools/check-long $(PART)
 
 lint: deps
 	@tools/lint/lint
@@ -79,7 +79,7 @@ help:
 #:                     200 kills, 256 devices, every power loss, long fuzzing.
 #:                     Goes on where it was interrupted (PART=matrix|kills|many|
 #:                     power|fuzz, SUBJECT=vduse-blk|qsd|nbd, CELL=PATTERN, ARCH=,
-#:                     AGAIN=1)
+#:                     AGAIN=1, GUESTS=N at a time)
 #: make lint           sparse, checkpatch, W=1, cppcheck, shellcheck
 #: make bench-quick    instructions per I/O against the in-tree module and
 #:                     qemu-storage-daemon
