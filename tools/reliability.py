@@ -167,8 +167,7 @@ Each row is a fault, made to happen under load.  Afterwards every acknowledged w
 to be on the server's disk, whole: fsync_check's records on ext4, or raw_check's versions
 of each block, besides fio's checksums.  The cells of a row are {1, 4 queues} × {split,
 packed ring} × {raw, ext4}; a peer has only some of them.  Several outcomes stand with how
-many cells had them, the worst one first.  The time is the longest that one request took,
-under emulation.
+many cells had them, the worst one first.  The time is the longest that one request took.
 
 ok
   users saw a delay at most; errors only where the storage itself failed
@@ -242,14 +241,16 @@ def section(title):
 def configurations(results, out):
     """What was tested, and with what; from the results themselves."""
     out.write(section('What was run'))
-    rows = [['column', 'cells', 'commit', 'tested', 'kernel', 'server']]
+    keys = ('commit', 'tested', 'options', 'server', 'kernel', 'guest')
+    rows = [['column', 'cells'] + list(keys)]
     for title, arch, subject in COLUMNS:
         cells = [c for key, found in results.items() if key[:2] == (arch, subject) for c in found]
         if cells:
             rows.append([title, str(len(cells))] + [
-                escape(', '.join(sorted({c.get(key, 'unknown') for c in cells})))
-                for key in ('commit', 'tested', 'kernel', 'server')])
-    out.write(list_table([20, 10, 20, 20, 15, 15], rows) if len(rows) > 1 else 'Nothing yet.\n')
+                escape('; '.join(sorted({c.get(key, 'unknown') for c in cells})).replace('_', ' '))
+                for key in keys])
+    out.write(list_table([12, 6, 12, 12, 22, 12, 12, 12], rows) if len(rows) > 1
+              else 'Nothing yet.\n')
 
 
 def programs(folder, out):
@@ -282,7 +283,7 @@ def every_cell(results, faults, out):
             rows.append([fault] + [one_cell(cells.get((fault,) + h)) for h in heads])
         out.write(section('Every cell: ' + title))
         out.write('Queues, ring and load; the outcome, and the longest time that a request '
-                  'took.\n\n')
+                  'took.  \\-: not run.\n\n')
         out.write(list_table([16] + [12] * len(heads), rows))
 
 
@@ -331,7 +332,7 @@ def report(folder, out):
 # ---- tests ----
 
 LOG = '''TAP version 13
-# # run: kernel=6.12.1 tested=vduse-blk-0.1 server=nbdkit-1.2
+# # run: kernel=6.12.1 tested=vduse-blk-0.1 server=nbdkit_1.2
 # # cell begins: subject=vduse-blk arch=amd64 fault=upgrade queues=1 ring=split load=raw
 # # cell: subject=vduse-blk arch=amd64 fault=upgrade queues=1 ring=split load=raw outcome=gap \
 errors=0 stall_ms=0 seconds=0 note=lacks a=b
@@ -376,7 +377,7 @@ def run_tests():
             ('report: findings are listed, and escaped', 'a read \\* fails' in text),
             ('report: gaps have their reason', 'lacks a=b' in text),
             ('report: what was tested, with what', 'c0ffee' in text and
-             '     - 6.12.1\n     - nbdkit-1.2\n' in text),
+             '     - nbdkit 1.2\n     - 6.12.1\n' in text),
             ('report: each cell', '     - ok 1.2 s\n' in text and '     - crash\n' in text),
             ('report: programs', '     - not ok\n     - killed 9 times\n' in text),
         )

@@ -46,12 +46,17 @@ report()
 # What is tested, and with what: for the report.
 say_run()
 {
-	local words=()
-	words+=("kernel=$(uname -r)" "tested=$(subject_version)"
-		"server=$(nbdkit --version | head -n 1)")
+	local words accelerator=KVM
+	# What QEMU calls the processors that it emulates.
+	grep -q 'QEMU TCG\|^CPU implementer.*0x00' /proc/cpuinfo && accelerator=TCG
+	words=("kernel=$(uname -r)" "tested=$(subject_version)"
+		"server=$(nbdkit --version | head -n 1)"
+		"guest=$(nproc) processors, $accelerator"
+		"options=$(subject_options | tr '\n' ' ')")
 	# A word has no spaces.
+	words=("${words[@]% }")
 	printf '# run:'
-	printf ' %s' "${words[@]// /-}"
+	printf ' %s' "${words[@]// /_}"
 	echo
 }
 

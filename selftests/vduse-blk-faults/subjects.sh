@@ -18,6 +18,7 @@
 #   subject_stop                 the ordinary end; nothing is left
 #   subject_abandon              kill -9, and the disk goes: what waits for it fails
 #   subject_version              what is tested, a line
+#   subject_options              what it is told, in each cell
 #   subject_features             words of what it survives; "all": unknown
 #
 # They print what went wrong and return 1. The peers get the options that their
@@ -161,6 +162,7 @@ vduse_blk_abandon()
 
 # ---- qemu-storage-daemon on VDUSE ----
 
+qsd_options() { echo "reconnect-delay=3600"; }
 qsd_version() { qemu-storage-daemon --version | sed -n 's/^\([^(]*[^( ]\).*/\1/p; q'; }
 qsd_features() { echo all; }
 
@@ -219,6 +221,7 @@ qsd_abandon()
 
 # ---- the kernel's NBD client ----
 
+nbd_options() { echo "-persist"; }
 nbd_version() { nbd-client -V 2>&1 | head -n 1; }
 nbd_features() { echo all; }
 
@@ -269,6 +272,7 @@ nbd_abandon()
 
 # ---- qemu-storage-daemon on FUSE ----
 
+fuse_options() { qsd_options; }
 fuse_version() { qsd_version; }
 fuse_features() { echo all; }
 
@@ -322,5 +326,6 @@ subject_term() { "${subject//-/_}_term"; }
 subject_upgrade() { "${subject//-/_}_upgrade"; }
 subject_stop() { "${subject//-/_}_stop"; }
 subject_abandon() { "${subject//-/_}_abandon"; }
+subject_options() { "${subject//-/_}_options"; }
 subject_version() { "${subject//-/_}_version"; }
 subject_features() { "${subject//-/_}_features"; }
