@@ -124,12 +124,17 @@ fault_export_shrunk()
 # No page more than there is now; what is overwritten in place still works.
 fault_server_full()
 {
-	until_true 10 shrink_small || return
+	local status
+	# It takes pages while they are counted, if nobody stops it.
+	kill -STOP "$server_pid" || return
+	until_true 10 shrink_small
+	status=$?
+	kill -CONT "$server_pid" && [ $status -eq 0 ] || return
 	sleep 3
 	mount -o remount,size=256M "$cell/small"
 }
 
-# More may be in use than a moment ago, and less than that cannot be.
+# Less than what is in use cannot be; a write that had begun may still take some.
 shrink_small()
 {
 	local used
