@@ -8,6 +8,7 @@
  * of the file: every byte of them is read.
  */
 #include <fcntl.h>
+#include <linux/virtio_blk.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -68,8 +69,10 @@ static void use(struct vduse_log *log)
 	sink = total;
 	(void)sink;
 	require(memchr(facts->name, 0, sizeof(facts->name)) != NULL);
-	now.offered |= facts->features;
-	require(!vduse_log_fits(facts, &now, &e));
+	/* A disk that becomes read-only does not fit, whatever was accepted. */
+	now.offered |= facts->features & ~(1ull << VIRTIO_BLK_F_RO);
+	require(!vduse_log_fits(facts, &now, &e) ||
+		facts->features & ~facts->offered & 1ull << VIRTIO_BLK_F_RO);
 	now.status ^= 15;
 	vduse_log_write(log, &now);
 	require(vduse_log_facts(log)->status == now.status);
