@@ -174,9 +174,12 @@ int serve_inherit_device(struct serve *s, struct error *e)
 	err = vduse_recovery_inherit(s->options.name, s->runtime.dir_fd, *fd, &s->recovery, e);
 	if (err && !s->standby)
 		err = vduse_recovery_advice(e, s->options.name);
-	if (!err)
-		take_fd(fd);
-	return err;
+	if (err)
+		return err;
+	take_fd(fd);
+	if (!s->standby)
+		log_info("%s: going on where a killed process left off", s->options.name);
+	return 0;
 }
 
 /* What the predecessor says */
