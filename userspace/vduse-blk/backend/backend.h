@@ -239,6 +239,7 @@ struct backend_link_stats {
 	uint64_t waiting;   /* now, for a connection or something else */
 	uint64_t unflushed; /* now, bytes in the replay log */
 	uint64_t memory;    /* bytes allocated for it, the log included */
+	uint64_t fenced; /* now, ranges of bytes that late writes of any connection may change */
 };
 
 struct backend_ops {

@@ -87,6 +87,17 @@ static inline bool nbd_fence_active(const struct nbd_fence *f)
 }
 
 /**
+ * nbd_fence_ranges() - how many ranges are fenced?
+ * @f: the table
+ *
+ * Return: their number, now.
+ */
+static inline unsigned int nbd_fence_ranges(const struct nbd_fence *f)
+{
+	return __atomic_load_n(&f->count, __ATOMIC_ACQUIRE);
+}
+
+/**
  * nbd_fence_blocks() - must a new write wait?
  * @f: the table
  * @offset: first byte

@@ -302,6 +302,7 @@ void nbd_session_stats(const struct nbd_session *s, unsigned int index,
 		.in_flight = requests - finished > waiting ? requests - finished - waiting : 0,
 		.unflushed = counter_read(&from->unflushed),
 		.memory = counter_read(&from->memory),
+		.fenced = nbd_fence_ranges(&s->fence),
 	};
 	for (int i = 0; i < _BACKEND_LOSS_MAX; i++)
 		ret_stats->losses[i] = counter_read(&from->losses[i]);

@@ -222,16 +222,31 @@ static void go(struct serve_upgrade *u)
 	loop_timer_arm(u->s->loop, &u->timer, DONE_MS);
 }
 
+/*
+ * Newer writes to these bytes have to wait here. A successor does not know of them: what
+ * was sent on connections that were lost is in no log once it has been repeated.
+ */
+static int check_fence(const struct serve *s, struct error *e)
+{
+	struct backend_link_stats stats;
+
+	if (backend_link_stats(s->backend, 0, &stats) || !stats.fenced)
+		return 0;
+	return err_set(e, EAGAIN, "the server may still carry out writes of a connection that was lost; try again when --fence-timeout is over");
+}
+
 static void settled(struct serve *s, int error)
 {
 	struct error e = ERROR_INIT;
 
-	if (!error) {
+	if (error)
+		error = err_set_errno(&e, -error, "the storage did not flush");
+	else
+		error = check_fence(s, &e);
+	if (error)
+		give_up(s->upgrade, &e);
+	else
 		go(s->upgrade);
-		return;
-	}
-	err_set_errno(&e, -error, "the storage did not flush");
-	give_up(s->upgrade, &e);
 }
 
 static void paused(void *opaque, int error)
@@ -610,6 +625,8 @@ static int check(const struct serve *s, const struct control_request *r, struct 
 	if (s->stopping || s->state != SERVE_SERVING)
 		return err_set(e, EBUSY, "the daemon is %s",
 			       s->stopping ? "ending" : serve_state_name(s->state));
+	if (check_fence(s, e))
+		return -EAGAIN;
 	if (getpid() == 1)
 		return err_set(e, EOPNOTSUPP, "process 1 of a container cannot end before it: stop --keep, and start the new one");
 	return 0;
