@@ -63,10 +63,14 @@ static struct kernel {
 	struct vduse_vq_info vqs[QUEUES_MAX];
 	struct virtio_blk_config config;
 	unsigned int configs, config_irqs;
+	/* What the child does with its device; see pause_watched(). */
+	volatile bool hold; /* storage does not answer */
+	volatile unsigned int pauses, resumes, flushes, held;
+	volatile bool reached;
 	char why[ERROR_TEXT_SIZE];
 } *kernel;
 
-static int arena_fd, kick_fds[QUEUES_MAX], irq_fds[QUEUES_MAX];
+static int arena_fd, kick_fds[QUEUES_MAX], irq_fds[QUEUES_MAX], pause_fd;
 static int device_fd; /* the child's end of the control messages */
 
 /* --- the kernel, as the child sees it --- */
@@ -198,6 +202,84 @@ static void not_recovered(void *opaque, const struct error *e)
 	end_child(e);
 }
 
+/*
+ * Each signal of pause_fd begins a pause or ends it, in turn. While kernel->hold is set,
+ * the storage keeps what it is asked for; the end of a pause has it answer.
+ */
+
+static struct child {
+	struct loop *loop;
+	struct transport *transport;
+	struct loop_op op;
+	bool pausing;
+	struct backend_ops ops;
+	const struct backend_ops *real;
+} child;
+
+static __thread struct backend_request *held[QUEUES_MAX * NUM];
+static __thread unsigned int nheld;
+
+static void submit_or_hold(struct backend_queue *queue, struct backend_request *req)
+{
+	if (!kernel->hold || req->op == BACKEND_FLUSH) {
+		while (nheld && !kernel->hold)
+			child.real->submit(queue, held[--nheld]);
+		child.real->submit(queue, req);
+		return;
+	}
+	held[nheld++] = req;
+	__atomic_add_fetch(&kernel->held, 1, __ATOMIC_RELAXED);
+}
+
+static void resumed(void *opaque, int error)
+{
+	(void)opaque;
+	if (error)
+		_exit(5);
+	kernel->resumes++;
+}
+
+static void pause_flushed(void *opaque, struct queue_thread *q, int error)
+{
+	(void)opaque;
+	(void)q;
+	if (error)
+		_exit(6);
+	kernel->flushes++;
+	kernel->reached = true;
+}
+
+static void paused(void *opaque, int error)
+{
+	(void)opaque;
+	if (error)
+		_exit(7);
+	queue_thread_flush(transport_queue(child.transport, 0), pause_flushed, NULL);
+}
+
+static void watch_pauses(void)
+{
+	io_uring_prep_poll_add(loop_sqe(child.loop, &child.op), pause_fd, POLLIN);
+}
+
+static void pause_watched(struct loop_op *op, int res, uint32_t flags)
+{
+	uint64_t n;
+
+	(void)op;
+	(void)flags;
+	if (res > 0 && read(pause_fd, &n, sizeof(n)) == sizeof(n)) {
+		child.pausing = !child.pausing;
+		if (child.pausing) {
+			kernel->pauses++;
+			transport_pause(child.transport, paused, NULL);
+		} else {
+			transport_resume(child.transport, resumed, NULL);
+		}
+	}
+	watch_pauses();
+}
+
 static void __attribute__((noreturn)) serve(const struct setup *s)
 {
 	const unsigned int queues = s->daemon_queues ? s->daemon_queues : s->queues;
@@ -240,6 +322,14 @@ static void __attribute__((noreturn)) serve(const struct setup *s)
 	if (vduse_create(&params, &transport, &e))
 		end_child(&e);
 	vduse_recovery_free(recovery);
+	child.loop = loop;
+	child.transport = transport;
+	child.op.complete = pause_watched;
+	child.real = backend->ops;
+	child.ops = *backend->ops;
+	child.ops.submit = submit_or_hold;
+	backend->ops = &child.ops;
+	watch_pauses();
 	loop_run(loop);
 	_exit(4);
 }
@@ -630,6 +720,7 @@ static void world_begin(struct world *w, const struct setup *s, uint64_t seed)
 	w->arena = mmap(NULL, (size_t)QUEUES_MAX * ARENA, PROT_READ | PROT_WRITE, MAP_SHARED,
 			arena_fd, 0);
 	assert_true(kernel != MAP_FAILED && w->arena != MAP_FAILED);
+	pause_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	for (i = 0; i < QUEUES_MAX; i++) {
 		kick_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 		irq_fds[i] = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -651,6 +742,7 @@ static void world_end(struct world *w)
 		close(kick_fds[i]);
 		close(irq_fds[i]);
 	}
+	close(pause_fd);
 	munmap(w->arena, (size_t)QUEUES_MAX * ARENA);
 	munmap(kernel, sizeof(*kernel));
 	close(arena_fd);
@@ -916,9 +1008,129 @@ static void test_grown(void **state)
 	world_end(&w);
 }
 
+static void toggle_pause(void)
+{
+	const uint64_t one = 1;
+
+	assert_int_equal(write(pause_fd, &one, sizeof(one)), sizeof(one));
+}
+
+static void await(struct world *w, const volatile unsigned int *count, unsigned int until)
+{
+	const uint64_t deadline = now_ms() + PATIENCE_MS;
+
+	while (*count < until) {
+		if (now_ms() > deadline)
+			fail_msg("the daemon does not get there");
+		wait_for_daemon(w, 1);
+		reap(w); /* for there is no second interrupt */
+	}
+}
+
+/*
+ * Paused, nothing is taken from the rings and no message is answered; then all goes on,
+ * and a driver that is not interrupted for what it has asked meanwhile would wait for
+ * ever.
+ */
+static void test_pauses(void **state)
+{
+	static struct world w;
+	unsigned int config, i;
+
+	(void)state;
+	for (config = 0; config < 4; config++) {
+		const struct setup s = { .queues = config & 2 ? 4 : 1, .packed = config & 1 };
+
+		world_begin(&w, &s, 6000 + config);
+		bring_up(&w, NULL);
+		for (i = 0; i < 20; i++) {
+			unsigned int finished;
+
+			traffic(&w, rnd(&w.rng) % 50, PATIENCE_MS);
+			submit(&w);
+			toggle_pause();
+			await(&w, &kernel->flushes, i + 1);
+			reap(&w);
+			submit(&w);
+			finished = w.finished;
+			/* The state of a ring: only the answer shows that it was read. */
+			w.asked = (struct vduse_dev_request){
+				.type = VDUSE_UPDATE_IOTLB, .request_id = ++w.next_id,
+				.iova = { .start = 0, .last = UINT64_MAX },
+			};
+			if (i % 2)
+				ask(&w);
+			wait_for_daemon(&w, 5);
+			reap(&w);
+			assert_int_equal(w.finished, finished);
+			assert_int_not_equal(w.asked.request_id, 0);
+			toggle_pause();
+			if (i % 2)
+				await_answer(&w);
+			w.asked.request_id = 0;
+			drain(&w);
+			await(&w, &kernel->resumes, i + 1);
+		}
+		check_image(&w);
+		assert_int_equal(kernel->pauses, 20);
+		world_end(&w);
+	}
+}
+
+static bool all_requests_end(struct world *w)
+{
+	wait_for_daemon(w, 10);
+	reap(w);
+	return !w->in_flight;
+}
+
+/* Storage that does not answer: the pause is given up, with requests still in flight. */
+static void test_pause_given_up(void **state)
+{
+	static struct world w;
+	unsigned int config, i;
+
+	(void)state;
+	for (config = 0; config < 4; config++) {
+		const struct setup s = { .queues = config & 2 ? 4 : 1, .packed = config & 1 };
+
+		world_begin(&w, &s, 7000 + config);
+		bring_up(&w, NULL);
+		for (i = 0; i < 20; i++) {
+			unsigned int finished;
+
+			traffic(&w, 20, PATIENCE_MS);
+			drain(&w);
+			kernel->hold = true;
+			kernel->held = 0;
+			/* Flushes are not held. */
+			while (!kernel->held) {
+				submit(&w);
+				wait_for_daemon(&w, 1);
+				reap(&w);
+			}
+			toggle_pause();
+			await(&w, &kernel->pauses, i + 1);
+			finished = w.finished;
+			kernel->hold = false;
+			toggle_pause();
+			await(&w, &kernel->resumes, i + 1);
+			assert_false(kernel->reached);
+			/* What is held ends with the next request of its queue. */
+			while (!all_requests_end(&w))
+				submit(&w);
+			assert_true(w.finished > finished);
+		}
+		check_image(&w);
+		world_end(&w);
+	}
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_pauses),
+		cmocka_unit_test(test_pause_given_up),
 		cmocka_unit_test(test_kills),
 		cmocka_unit_test(test_last_kill),
 		cmocka_unit_test(test_kill_in_bring_up),

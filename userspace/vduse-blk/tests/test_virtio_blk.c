@@ -1158,6 +1158,80 @@ static void test_stop_drains(void **state)
 	}
 }
 
+/* A stop that is taken back: what came meanwhile is served, nobody hears of a stop. */
+static void test_resume(void **state)
+{
+	unsigned int i, packed;
+
+	(void)state;
+	for (packed = 0; packed < 2; packed++) {
+		struct setup setup = { .packed = packed };
+		struct virtqueue_state vs;
+		struct request r[4];
+		struct fixture f;
+
+		begin(&f, &setup);
+		assert_false(vblk_queue_resume(f.q)); /* it runs */
+		for (i = 0; i < 2; i++) {
+			r[i] = make(&f, i, VIRTIO_BLK_T_IN, 0, 0, 512);
+			add(&f, &r[i]);
+		}
+		kick(&f);
+		assert_int_equal(vblk_queue_stop(f.q, on_stopped, &f), 0);
+		fake_backend_complete(&f.fake, 0, 0);
+		step(&f);
+		for (; i < 4; i++) {
+			r[i] = make(&f, i, VIRTIO_BLK_T_IN, 0, 0, 512);
+			add(&f, &r[i]);
+		}
+		kick(&f);
+		assert_int_equal(f.fake.num_pending, 1);
+		assert_true(vblk_queue_resume(f.q));
+		assert_int_equal(f.fake.num_pending, 3);
+		assert_false(vblk_queue_resume(f.q));
+		run(&f);
+		for (i = 0; i < 4; i++)
+			assert_true(r[i].done);
+		assert_int_equal(f.stops, 0);
+		vblk_queue_state(f.q, &vs);
+		assert_int_equal(vs.avail_idx, 4);
+
+		/* Too late: it has stopped. */
+		assert_int_equal(vblk_queue_stop(f.q, on_stopped, &f), 0);
+		assert_int_equal(f.stops, 1);
+		assert_false(vblk_queue_resume(f.q));
+		f.stops = 0;
+		end(&f);
+	}
+}
+
+/* An error of the daemon's own flush is the driver's to hear, once. */
+static void test_owed_flush_error(void **state)
+{
+	struct setup setup = { .packed = false };
+	struct request write, flush[3];
+	struct fixture f;
+	unsigned int i;
+
+	(void)state;
+	begin(&f, &setup);
+	vblk_device_owe_flush_error(&f.dev);
+	vblk_device_owe_flush_error(&f.dev);
+	write = make(&f, 0, VIRTIO_BLK_T_OUT, 0, 512, 0);
+	add(&f, &write);
+	for (i = 0; i < 3; i++) {
+		flush[i] = make(&f, 1 + i, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+		add(&f, &flush[i]);
+	}
+	kick(&f);
+	run(&f);
+	assert_int_equal(*write.in, VIRTIO_BLK_S_OK);
+	assert_int_equal(*flush[0].in, VIRTIO_BLK_S_IOERR);
+	assert_int_equal(*flush[1].in, VIRTIO_BLK_S_OK);
+	assert_int_equal(*flush[2].in, VIRTIO_BLK_S_OK);
+	end(&f);
+}
+
 static void test_start_checks(void **state)
 {
 	struct setup setup = { .packed = true };
@@ -1648,6 +1722,8 @@ int main(void)
 		cmocka_unit_test(test_start_checks),
 		cmocka_unit_test(test_broken),
 		cmocka_unit_test(test_stop_in_batch),
+		cmocka_unit_test(test_resume),
+		cmocka_unit_test(test_owed_flush_error),
 		cmocka_unit_test(test_destroy_when_stopped),
 		cmocka_unit_test(test_recovery),
 		cmocka_unit_test(test_traffic),
