@@ -103,7 +103,8 @@ refused_upgrade()
 ended_well()
 {
 	"$daemon" stop "$1" || return
-	[ ! -e "/run/vduse-blk/$1" ]
+	# The lock goes first, the folder a moment later.
+	wait_for 10000 test ! -e "/run/vduse-blk/$1"
 }
 
 descriptors() { find "/proc/$1/fd" -type l | wc -l; }
