@@ -216,12 +216,15 @@ static struct child {
 	const struct backend_ops *real;
 } child;
 
-static __thread struct backend_request *held[QUEUES_MAX * NUM];
+/* Fewer than the driver has at a time: what is held ends with the queue's next request. */
+#define HELD_MAX	(DEPTH / 2)
+
+static __thread struct backend_request *held[HELD_MAX];
 static __thread unsigned int nheld;
 
 static void submit_or_hold(struct backend_queue *queue, struct backend_request *req)
 {
-	if (!kernel->hold || req->op == BACKEND_FLUSH) {
+	if (!kernel->hold || req->op == BACKEND_FLUSH || nheld == HELD_MAX) {
 		while (nheld && !kernel->hold)
 			child.real->submit(queue, held[--nheld]);
 		child.real->submit(queue, req);
