@@ -19,10 +19,10 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "backend/nbd_link.h"
 #include "backend/nbd_probe.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 struct request_list {
@@ -499,21 +499,13 @@ static int learn_export(struct nbd_backend *b, struct error *e)
 	return 0;
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /*
  * What a killed predecessor had on its connections, which are nobody's now. Their
  * close by the peer nobody has seen or will see: these ranges have to age.
  */
 static void nbd_prior_write(struct backend *backend, uint64_t offset, uint64_t length)
 {
-	nbd_fence_add(&to_nbd(backend)->session.fence, 0, offset, length, now_ns());
+	nbd_fence_add(&to_nbd(backend)->session.fence, 0, offset, length, clock_now_ns());
 }
 
 static int start_session(struct nbd_backend *b, struct error *e)
@@ -545,7 +537,7 @@ static size_t nbd_journal_memory_bytes(const struct backend *backend)
 
 static void nbd_use_journal(struct backend *backend, void *memory, size_t bytes, bool inherited)
 {
-	nbd_session_use_journal(&to_nbd(backend)->session, memory, bytes, inherited, now_ns());
+	nbd_session_use_journal(&to_nbd(backend)->session, memory, bytes, inherited, clock_now_ns());
 }
 
 static void nbd_close(struct backend *backend)

@@ -43,9 +43,9 @@
 
 #include "backend/nbd_link_internal.h"
 #include "backend/nbd_recovery.h"
+#include "base/clock.h"
 #include "base/log.h"
 
-#define NS_PER_MS   1000000ull
 #define MAX_BACKOFF 16 /* doublings */
 #define LEAVE_MS    1000
 

@@ -36,9 +36,9 @@
 
 #include "backend/nbd_link_internal.h"
 #include "backend/nbd_recovery.h"
+#include "base/clock.h"
 #include "base/log.h"
 
-#define NS_PER_MS    1000000ull
 #define NEVER	     UINT64_MAX
 #define MAX_PATIENCE 4 /* 2^n times request_ms */
 

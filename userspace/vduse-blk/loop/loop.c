@@ -24,8 +24,8 @@
 
 #include <errno.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 
 /*
@@ -185,10 +185,7 @@ static int submit_now(struct loop *loop)
 
 static uint64_t read_clock(struct loop *loop)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	loop->now_ns = (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+	loop->now_ns = clock_now_ns();
 	return loop->now_ns;
 }
 
@@ -200,15 +197,12 @@ uint64_t loop_now_ns(struct loop *loop)
 /* Good enough for waiting: too old a time makes a timer late, never early. */
 static int64_t batch_ms(struct loop *loop)
 {
-	return (int64_t)(loop_now_ns(loop) / 1000000);
+	return (int64_t)(loop_now_ns(loop) / NS_PER_MS);
 }
 
 static int64_t now_ms(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	return (int64_t)(clock_now_ns() / NS_PER_MS);
 }
 
 /* Submit and sleep until a completion or the next deadline. */

@@ -14,8 +14,8 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sys/eventfd.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "loop/loop.h"
 
 static struct loop *new_loop(enum loop_rung rung, unsigned int sq_entries)
@@ -31,10 +31,7 @@ static struct loop *new_loop(enum loop_rung rung, unsigned int sq_entries)
 
 static int64_t now_ms(void)
 {
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
+	return (int64_t)(clock_now_ns() / NS_PER_MS);
 }
 
 /* --- completions --- */
@@ -585,24 +582,16 @@ struct clock_reader {
 	unsigned int n;
 };
 
-static uint64_t real_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 static void read_loop_clock(struct loop_op *op, int res, uint32_t flags)
 {
 	struct clock_reader *r = container_of(op, struct clock_reader, msg.op);
-	uint64_t before = real_now_ns();
+	uint64_t before = clock_now_ns();
 
 	(void)res;
 	(void)flags;
 	r->seen[r->n] = loop_now_ns(r->loop);
-	assert_in_range(r->seen[r->n], before, real_now_ns());
-	while (real_now_ns() == r->seen[r->n])
+	assert_in_range(r->seen[r->n], before, clock_now_ns());
+	while (clock_now_ns() == r->seen[r->n])
 		;
 	assert_int_equal(loop_now_ns(r->loop), r->seen[r->n]);
 	if (++r->n == 3)

@@ -13,10 +13,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <cmocka.h>
 
+#include "base/clock.h"
 #include "base/histogram.h"
 #include "base/log.h"
 #include "tests/fake_backend.h"
@@ -988,14 +988,6 @@ static void test_failing(void **state)
 	end(&f);
 }
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* Every request is timed once, as its own kind, from the ring to its status. */
 static void test_latency(void **state)
 {
@@ -1010,7 +1002,7 @@ static void test_latency(void **state)
 
 	(void)state;
 	begin(&f, &(struct setup){ 0 });
-	before = now_ns();
+	before = clock_now_ns();
 	for (i = 0; i < 4; i++) {
 		r[i] = make(&f, i, types[i], 0, types[i] == VIRTIO_BLK_T_OUT ? 512 : 0,
 			    types[i] == VIRTIO_BLK_T_IN ? 512 : 20);
@@ -1019,14 +1011,14 @@ static void test_latency(void **state)
 		add(&f, &r[i]);
 	}
 	kick(&f);
-	popped = now_ns();
+	popped = clock_now_ns();
 	settle(&f); /* time passes */
-	completing = now_ns();
+	completing = clock_now_ns();
 	assert_int_equal(f.fake.num_pending, 3);
 	while (f.fake.num_pending)
 		fake_backend_complete(&f.fake, 0, 0);
 	step(&f);
-	after = now_ns();
+	after = clock_now_ns();
 	assert_int_equal(reap(&f), 4);
 
 	failing = make(&f, 4, VIRTIO_BLK_T_IN, DISK_SECTORS, 0, 512);

@@ -32,8 +32,8 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/util.h"
 #include "transport/queue_thread.h"
@@ -95,14 +95,6 @@ static void report(struct queue_thread *q, int error)
 {
 	/* The value of a message cannot be negative. */
 	loop_send(q->loop, q->params.main, &q->report, -error);
-}
-
-static uint64_t now_ns(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 /* Kicks */
@@ -170,7 +162,7 @@ static int start(struct queue_thread *q)
 		log_error("cannot serve the ring: %s", e.text);
 		return err;
 	}
-	q->times.started_ns = now_ns();
+	q->times.started_ns = clock_now_ns();
 	q->running = true;
 	q->kick_fd = setup.kick_fd;
 	watch_kicks(q);
@@ -208,7 +200,7 @@ static void ordered(struct loop_op *op, int res, uint32_t cqe_flags)
 		break;
 	case COMMAND_STOP:
 		if (q->running)
-			q->times.stopped_ns = now_ns();
+			q->times.stopped_ns = clock_now_ns();
 		vblk_queue_stop(q->vblk, drained, q);
 		break;
 	case COMMAND_UPDATE:
@@ -236,7 +228,7 @@ static void unstop_ordered(struct loop_op *op, int res, uint32_t cqe_flags)
 	(void)res;
 	(void)cqe_flags;
 	if (vblk_queue_resume(q->vblk)) {
-		q->times.started_ns = now_ns();
+		q->times.started_ns = clock_now_ns();
 		report(q, -ECANCELED);
 	}
 	loop_send(q->loop, q->params.main, &q->unstop.report, 0);

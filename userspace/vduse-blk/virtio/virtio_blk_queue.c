@@ -13,8 +13,9 @@
  * nothing and a busy one takes no kicks.
  *
  * Phases: STOPPED -> RUNNING -> STOPPING (nothing new is taken, what is in
- * flight goes on) -> STOPPED, or back to RUNNING. A queue whose driver broke the rules stays RUNNING,
- * with the virtqueue refusing all work, until the transport stops it.
+ * flight goes on) -> STOPPED, or back to RUNNING. A queue whose driver broke the
+ * rules stays RUNNING, with the virtqueue refusing all work, until the transport
+ * stops it.
  *
  * Ownership: a request is the pool's, or the backend's between submit and done,
  * or this code's in between. The pool has one for each ring entry, and the
