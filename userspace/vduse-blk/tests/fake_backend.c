@@ -113,7 +113,20 @@ uint8_t fake_pattern(uint64_t offset)
 	return (uint8_t)(offset * 13 + (offset >> 9) * 7 + 1);
 }
 
-static const struct backend_ops fake_ops = { .scheme = "fake", .submit = fake_submit };
+static void fake_prior_write(struct backend *backend, uint64_t offset, uint64_t length)
+{
+	struct fake_backend *f = container_of(backend, struct fake_backend, common);
+
+	assert(f->num_prior < FAKE_PRIOR_MAX);
+	f->prior[f->num_prior][0] = offset;
+	f->prior[f->num_prior++][1] = length;
+}
+
+static const struct backend_ops fake_ops = {
+	.scheme = "fake",
+	.submit = fake_submit,
+	.prior_write = fake_prior_write,
+};
 
 void fake_backend_init(struct fake_backend *f, struct loop *loop, uint64_t size,
 		       uint32_t block_size, uint32_t flags)

@@ -10,6 +10,7 @@
 #include "backend/backend.h"
 
 #define FAKE_PENDING_MAX	1024u
+#define FAKE_PRIOR_MAX		8u
 
 struct fake_backend {
 	struct backend common;
@@ -18,6 +19,8 @@ struct fake_backend {
 	struct backend_request *pending[FAKE_PENDING_MAX];
 	unsigned int num_pending;
 	unsigned int submitted; /* since creation */
+	uint64_t prior[FAKE_PRIOR_MAX][2]; /* offset and length of each prior write */
+	unsigned int num_prior;
 	bool automatic; /* complete everything at the end of the batch */
 	struct loop_hook hook;
 };

@@ -1555,20 +1555,6 @@ static void test_device_checks(void **state)
 
 /* --- a predecessor that was killed --- */
 
-struct prior_list {
-	uint64_t at[8][2];
-	unsigned int n;
-};
-
-static void note_prior(void *opaque, uint64_t offset, uint64_t length)
-{
-	struct prior_list *list = opaque;
-
-	assert_true(list->n < ARRAY_SIZE(list->at));
-	list->at[list->n][0] = offset;
-	list->at[list->n++][1] = length;
-}
-
 static void restart_with_log(struct fixture *f, void *region, struct inflight **ret_log)
 {
 	struct error e = ERROR_INIT;
@@ -1606,17 +1592,16 @@ static void leave_in_flight(struct fixture *f, struct request *r)
 	assert_int_equal(status_of(&r[1]), VIRTIO_BLK_S_OK);
 }
 
-static void check_prior(const struct fixture *f)
+static void check_prior(struct fixture *f)
 {
 	static const uint64_t expected[][2] = {
 		{ 0, 512 }, { 64 * 512, 8 * 512 }, { 80 * 512, 16 * 512 },
 	};
-	struct prior_list list = { .n = 0 };
 	struct error e = ERROR_INIT;
 
-	assert_int_equal(vblk_prior_writes(&f->start, note_prior, &list, &e), 0);
-	assert_int_equal(list.n, ARRAY_SIZE(expected));
-	assert_memory_equal(list.at, expected, sizeof(expected));
+	assert_int_equal(vblk_prior_writes(&f->start, &f->fake.common, &e), 0);
+	assert_int_equal(f->fake.num_prior, ARRAY_SIZE(expected));
+	assert_memory_equal(f->fake.prior, expected, sizeof(expected));
 }
 
 /* Kill a queue: it touches the ring no more, and what it had is dropped. */

@@ -30,11 +30,6 @@
 #include "virtio/inflight.h"
 #include "virtio/virtio_blk.h"
 
-static void add_write(void *opaque, uint64_t offset, uint64_t length)
-{
-	backend_prior_write(opaque, offset, length);
-}
-
 static int map_fault(void *opaque, uint64_t iova, uint32_t perm, struct iotlb_region *ret)
 {
 	(void)perm;
@@ -96,7 +91,7 @@ static int read_queue(const struct vduse_recovery *r, unsigned int index, struct
 		err = err_set_errno(e, -err, "address space");
 		goto destroy_log;
 	}
-	err = vblk_prior_writes(&params, add_write, backend, e);
+	err = vblk_prior_writes(&params, backend, e);
 	iotlb_destroy(params.iotlb);
 destroy_log:
 	inflight_destroy(params.inflight);

@@ -123,13 +123,6 @@ static void map_release(void *opaque, const struct iotlb_region *region)
 
 static const struct queue_thread_ops thread_ops;
 
-static void add_prior_write(void *opaque, uint64_t offset, uint64_t length)
-{
-	const struct vhost_user_queue *q = opaque;
-
-	backend_prior_write(q->backend, offset, length);
-}
-
 /* What a killed predecessor may still be writing, before any of it is submitted again. */
 static int fence_prior_writes(struct vhost_user_queue *q,
 			      const struct vblk_queue_start_params *start)
@@ -140,7 +133,7 @@ static int fence_prior_writes(struct vhost_user_queue *q,
 
 	if (err)
 		return err;
-	err = vblk_prior_writes(&params, add_prior_write, q, &e);
+	err = vblk_prior_writes(&params, q->backend, &e);
 	iotlb_destroy(params.iotlb);
 	if (err)
 		log_error("virtqueue %u: its log of requests in flight: %s", q->index, e.text);

@@ -225,11 +225,10 @@ int vblk_queue_start(struct vblk_queue *q, const struct vblk_queue_start_params 
 		     struct error *e);
 
 /**
- * vblk_prior_writes() - what a killed predecessor may still be writing
+ * vblk_prior_writes() - tell the storage what a killed predecessor may still be writing
  * @params: as for vblk_queue_start(), with a log and an iotlb of the caller's own
- * @add: called for each range of bytes of each write, write-zeroes and discard
- *	request in the log
- * @opaque: its first argument
+ * @backend: backend_prior_write() is called for each range of bytes of each write,
+ *	write-zeroes and discard request in the log
  * @e: says what is wrong with the ring or the log
  *
  * Those requests are in flight: their data may be on the way to the storage, and
@@ -241,8 +240,7 @@ int vblk_queue_start(struct vblk_queue *q, const struct vblk_queue_start_params 
  *
  * Return: 0, or -errno like vblk_queue_start().
  */
-int vblk_prior_writes(const struct vblk_queue_start_params *params,
-		      void (*add)(void *opaque, uint64_t offset, uint64_t length), void *opaque,
+int vblk_prior_writes(const struct vblk_queue_start_params *params, struct backend *backend,
 		      struct error *e);
 
 /**

@@ -16,11 +16,6 @@
 #include "virtio/inflight.h"
 #include "virtio/virtio_blk_internal.h"
 
-struct prior {
-	void (*add)(void *opaque, uint64_t offset, uint64_t length);
-	void *opaque;
-};
-
 /* 16 bytes at an offset of the device-readable part, which has them. */
 static void read16(const struct virtqueue_elem *elem, uint32_t offset, void *to)
 {
@@ -41,27 +36,27 @@ static void read16(const struct virtqueue_elem *elem, uint32_t offset, void *to)
 	}
 }
 
-static void add_sectors(const struct prior *prior, uint64_t sector, uint64_t bytes)
+static void add_sectors(struct backend *backend, uint64_t sector, uint64_t bytes)
 {
 	const uint64_t last = UINT64_MAX >> VBLK_SECTOR_SHIFT;
 
 	if (bytes && sector <= last && bytes <= UINT64_MAX - (sector << VBLK_SECTOR_SHIFT))
-		prior->add(prior->opaque, sector << VBLK_SECTOR_SHIFT, bytes);
+		backend_prior_write(backend, sector << VBLK_SECTOR_SHIFT, bytes);
 }
 
-static void add_ranges(const struct prior *prior, const struct virtqueue_elem *elem)
+static void add_ranges(struct backend *backend, const struct virtqueue_elem *elem)
 {
 	struct virtio_blk_discard_write_zeroes r;
 	uint32_t at, n = 0;
 
 	for (at = 16; elem->out_bytes - at >= 16 && n < VBLK_RANGES_MAX; at += 16, n++) {
 		read16(elem, at, &r);
-		add_sectors(prior, le64toh(r.sector),
+		add_sectors(backend, le64toh(r.sector),
 			    (uint64_t)le32toh(r.num_sectors) << VBLK_SECTOR_SHIFT);
 	}
 }
 
-static void add_request(const struct prior *prior, const struct virtqueue_elem *elem)
+static void add_request(struct backend *backend, const struct virtqueue_elem *elem)
 {
 	struct virtio_blk_outhdr header;
 
@@ -70,23 +65,21 @@ static void add_request(const struct prior *prior, const struct virtqueue_elem *
 	read16(elem, 0, &header);
 	switch (le32toh(header.type)) {
 	case VIRTIO_BLK_T_OUT:
-		add_sectors(prior, le64toh(header.sector), elem->out_bytes - sizeof(header));
+		add_sectors(backend, le64toh(header.sector), elem->out_bytes - sizeof(header));
 		break;
 	case VIRTIO_BLK_T_DISCARD:
 	case VIRTIO_BLK_T_WRITE_ZEROES:
-		add_ranges(prior, elem);
+		add_ranges(backend, elem);
 		break;
 	default:
 		break;
 	}
 }
 
-int vblk_prior_writes(const struct vblk_queue_start_params *params,
-		      void (*add)(void *opaque, uint64_t offset, uint64_t length), void *opaque,
+int vblk_prior_writes(const struct vblk_queue_start_params *params, struct backend *backend,
 		      struct error *e)
 {
 	const struct virtqueue_params vq_params = vblk_virtqueue_params(params);
-	const struct prior prior = { add, opaque };
 	struct iovec iov[VBLK_IOV_MAX];
 	struct virtqueue_elem elem = { .iov = iov, .max_iov = VBLK_IOV_MAX };
 	struct virtqueue vq;
@@ -98,7 +91,7 @@ int vblk_prior_writes(const struct vblk_queue_start_params *params,
 	while (inflight_pending(params->inflight)) {
 		if (virtqueue_pop(&vq, &elem) < 0)
 			return err_set(e, EIO, "%s", virtqueue_error(&vq));
-		add_request(&prior, &elem);
+		add_request(backend, &elem);
 		iotlb_drop(params->iotlb, elem.hold);
 	}
 	return 0;
