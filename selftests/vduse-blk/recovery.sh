@@ -5,8 +5,8 @@
 # a delay, no error, and every byte where it was written. What does not fit is
 # refused, and nothing is lost by having tried.
 
-# shellcheck source-path=SCRIPTDIR source=blk.sh
-. "$(dirname "$0")/blk.sh"
+# shellcheck source-path=SCRIPTDIR source=load_fio.sh
+. "$(dirname "$0")/load_fio.sh"
 
 rounds=${RECOVERY_ROUNDS:-12}
 # The server is on this host: what a dead connection had sent is not long on its way.
@@ -29,50 +29,6 @@ server() { nbd_server "$work/s" --threads 1 memory 64M; }
 
 folder() { echo "/run/vduse-blk/$1"; }
 
-# A load that checks what it reads, and stops at the first error.
-start_fio() # DISK JOBS
-{
-	start "$work/fio" fio --name=load --filename="$1" --direct=1 --ioengine=libaio \
-		--rw=randrw --bsrange=4k-64k --iodepth=16 --numjobs="$2" --size=6m \
-		--offset_increment=8m --verify=crc32c --verify_fatal=1 --do_verify=1 \
-		--verify_backlog=64 --loops=100000 --fsync=32 --group_reporting
-	fio=$pid
-}
-
-# The load goes on: requests complete that were not completed before.
-moves_on()
-{
-	local before now
-	before=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
-	now=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
-	while [ "$before" = "$now" ]; do
-		kill -0 "$fio" 2>/dev/null || return
-		sleep 0.02
-		now=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
-	done
-}
-
-fio_is_well()
-{
-	kill -0 "$fio" 2>/dev/null && return
-	echo "fio ended:"
-	tail -n 30 "$work/fio"
-	return 1
-}
-
-end_fio()
-{
-	fio_is_well || return
-	kill -INT "$fio"
-	wait "$fio"
-	! grep -E 'verify:|err= *[1-9]|error' "$work/fio"
-}
-
-no_kernel_complaint()
-{
-	! dmesg | grep -E 'I/O error|blocked for more than|WARNING:|BUG:|Oops'
-}
-
 kills_under_load() # QUEUES OPTION...
 {
 	local queues=$1 me i
@@ -81,7 +37,7 @@ kills_under_load() # QUEUES OPTION...
 	server || return
 	serve v-load "nbd+unix:///?socket=$work/s" --queues "$queues" "${fence[@]}" "$@" || return
 	me=$pid
-	start_fio "$disk" "$queues"
+	start_fio "$queues"
 	for ((i = 0; i < rounds; i++)); do
 		wait_for 30000 moves_on || fio_is_well || return
 		sleep "0.$((RANDOM % 30))"

@@ -4,53 +4,13 @@
 # Another process takes a disk over while it is used: its user sees a delay, no error,
 # and every byte where it was written. When that fails, the old process goes on.
 
-# shellcheck source-path=SCRIPTDIR source=blk.sh
-. "$(dirname "$0")/blk.sh"
+# shellcheck source-path=SCRIPTDIR source=load_fio.sh
+. "$(dirname "$0")/load_fio.sh"
 
 many=${UPGRADE_ROUNDS:-$([ "$arch" = amd64 ] && echo 10 || echo 3)}
 few=${UPGRADE_ROUNDS:-3}
 
 server() { nbd_server "$work/s" --threads 1 memory 64M; }
-
-# A load that checks what it reads, and stops at the first error.
-start_fio() # JOBS
-{
-	start "$work/fio" fio --name=load --filename="$disk" --direct=1 --ioengine=libaio \
-		--rw=randrw --bsrange=4k-64k --iodepth=16 --numjobs="$1" --size=6m \
-		--offset_increment=8m --verify=crc32c --verify_fatal=1 --do_verify=1 \
-		--verify_backlog=64 --loops=100000 --fsync=32 --group_reporting
-	fio=$pid
-}
-
-# The load goes on: requests complete that were not completed before.
-moves_on()
-{
-	local before now
-	before=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
-	now=$before
-	while [ "$before" = "$now" ]; do
-		kill -0 "$fio" 2>/dev/null || return
-		sleep 0.02
-		now=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
-	done
-}
-
-end_fio()
-{
-	kill -0 "$fio" 2>/dev/null || {
-		echo "fio ended:"
-		tail -n 30 "$work/fio"
-		return 1
-	}
-	kill -INT "$fio"
-	wait "$fio"
-	! grep -E 'verify:|err= *[1-9]|error' "$work/fio"
-}
-
-no_kernel_complaint()
-{
-	! dmesg | grep -E 'I/O error|blocked for more than|WARNING:|BUG:|Oops'
-}
 
 # serve_mine NAME URI OPTION...: as serve; the daemon's process ID is in $me
 serve_mine()
