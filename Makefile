@@ -90,7 +90,7 @@ help:
 #: make selftests      the kselftest suites and the modules built for them (run
 #:                     them with tools/vm/vm)
 #: make images         what the virtual machines of both architectures boot
-#: make install        modules, daemon and manual page on this host
+#: make install        modules, daemon, its systemd unit and manual pages on this host
 #: make clean          remove what was built, keep downloads and images
 #: make distclean      remove all of build/
 #:

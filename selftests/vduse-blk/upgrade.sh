@@ -420,7 +420,30 @@ vhost_user()
 	ended_well u-vu
 }
 
-plan 15
+# systemd follows the main process only if it is told of the new one.
+service_manager()
+{
+	start "$work/told" python3 -c '
+import socket, sys
+s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+s.bind(sys.argv[1])
+while True:
+    print(s.recv(4096).decode(), flush=True)' "$work/notify"
+	wait_for 10000 test -S "$work/notify" || return
+	local -x NOTIFY_SOCKET=$work/notify
+	serve_mine u-sd null:64M || return
+	wait_for 10000 grep -qx READY=1 "$work/told" || return
+	! grep MAINPID "$work/told" || return
+	refused_upgrade u-sd 'No such file' --binary /nowhere/vduse-blk || return
+	! grep MAINPID "$work/told" || return
+	upgraded u-sd || return
+	wait_for 10000 grep -qx "MAINPID=$me" "$work/told" || return
+	! grep STOPPING "$work/told" || return
+	ended_well u-sd || return
+	wait_for 10000 grep -qx STOPPING=1 "$work/told"
+}
+
+plan 16
 check "upgrades under fio, 1 queue, split" upgrades_under_load "$few" 1
 if [ "$arch" = amd64 ]; then
 	check "upgrades under fio, 1 queue, packed" upgrades_under_load "$few" 1 --packed on
@@ -441,4 +464,5 @@ check "a file system on a file" file_system
 check "--user" account
 check "a device without a driver" unattached
 check "vhost-user is refused" vhost_user
+check "systemd hears of the new process" service_manager
 finish
