@@ -31,6 +31,8 @@ static int make_dir(int at_fd, const char *path, mode_t mode, int *ret_fd, struc
 	if (mkdirat(at_fd, path, mode) && errno != EEXIST)
 		return err_set_errno(e, errno, "create %s", path);
 	fd = openat(at_fd, path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	if (fd < 0 && errno == ENOENT)
+		return -EAGAIN; /* somebody has just removed it */
 	if (fd < 0)
 		return err_set_errno(e, errno, "open %s", path);
 	*ret_fd = fd;
@@ -87,6 +89,8 @@ static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
 	int err;
 
 	fd = openat(dir_fd, LOCK_NAME, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
+	if (fd < 0 && errno == ENOENT)
+		return -EAGAIN; /* with the folder, at its owner's end */
 	if (fd < 0)
 		return err_set_errno(e, errno, "open the lock file of \"%s\"", name);
 	if (fcntl(fd, F_OFD_SETLK, &lock)) {
@@ -125,8 +129,6 @@ int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 		err = make_dir(AT_FDCWD, root, 0755, &root_fd, e);
 		if (!err)
 			err = make_dir(root_fd, name, 0700, &dir_fd, e);
-		if (!err && fchmod(dir_fd, 0700))
-			err = err_set_errno(e, errno, "set the mode of %s/%s", root, name);
 		if (!err)
 			err = try_lock(dir_fd, name, &lock_fd, e);
 	}
@@ -135,7 +137,8 @@ int runtime_acquire(const char *root, const char *name, uid_t uid, gid_t gid,
 	if (err)
 		return err;
 
-	if (fchown(dir_fd, uid, gid) || fchown(lock_fd, uid, gid))
+	/* Only with the lock: until then it may be another daemon's. */
+	if (fchmod(dir_fd, 0700) || fchown(dir_fd, uid, gid) || fchown(lock_fd, uid, gid))
 		return err_set_errno(e, errno, "give %s/%s to its user", root, name);
 	/* A killed predecessor's. */
 	unlinkat(dir_fd, RUNTIME_CONTROL_SOCKET, 0);

@@ -63,6 +63,12 @@ static void test_one_at_a_time(void **state)
 	snprintf(text, sizeof(text), "process %d", (int)getpid());
 	assert_non_null(strstr(e.text, text));
 
+	/* Losing, it has changed nothing of the winner's. */
+	assert_int_equal(runtime_share(&first, geteuid(), getegid(), &e), 0);
+	assert_int_equal(acquire("d0", &second, &e), -EBUSY);
+	assert_int_equal(stat(path, &st), 0);
+	assert_int_equal(st.st_mode & 07777, 0710);
+
 	/* Another name is another matter. */
 	assert_int_equal(acquire("d1", &second, &e), 0);
 	runtime_release(&second);
