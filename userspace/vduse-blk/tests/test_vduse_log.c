@@ -100,6 +100,8 @@ static void test_survives(void **state)
 		assert_int_equal(r[bytes - 1], 0);
 		memset(r, (int)i + 1, bytes);
 	}
+	assert_int_equal(*vduse_log_flush_owed(log), 0);
+	*vduse_log_flush_owed(log) = 1;
 	journal = vduse_log_journal(log, &bytes);
 	assert_int_equal(bytes, 10000);
 	assert_int_equal((uintptr_t)journal % 4096, 0);
@@ -113,6 +115,7 @@ static void test_survives(void **state)
 		vduse_log_close(log);
 		log = reopen();
 		assert_memory_equal(vduse_log_facts(log), &f, sizeof(f));
+		assert_int_equal(*vduse_log_flush_owed(log), 1);
 	}
 	for (i = 0; i < 4; i++) {
 		r = vduse_log_region(log, i, &bytes);
@@ -127,6 +130,7 @@ static void test_survives(void **state)
 	log = create(&f);
 	r = vduse_log_region(log, 2, &bytes);
 	assert_int_equal(r[0], 0);
+	assert_int_equal(*vduse_log_flush_owed(log), 0);
 	vduse_log_close(log);
 	vduse_log_close(NULL);
 }

@@ -1224,6 +1224,32 @@ static void test_owed_flush_error(void **state)
 	end(&f);
 }
 
+/* It outlives the daemon: a successor finds it where it was kept, and so does it itself. */
+static void test_kept_flush_error(void **state)
+{
+	struct setup setup = { .packed = true };
+	struct request flush[2];
+	uint8_t kept = 0;
+	struct fixture f;
+	unsigned int i;
+
+	(void)state;
+	begin(&f, &setup);
+	vblk_device_keep_flush_error(&f.dev, &kept);
+	vblk_device_owe_flush_error(&f.dev);
+	assert_int_equal(kept, 1);
+	for (i = 0; i < 2; i++) {
+		flush[i] = make(&f, i, VIRTIO_BLK_T_FLUSH, 0, 0, 0);
+		add(&f, &flush[i]);
+	}
+	kick(&f);
+	run(&f);
+	assert_int_equal(*flush[0].in, VIRTIO_BLK_S_IOERR);
+	assert_int_equal(*flush[1].in, VIRTIO_BLK_S_OK);
+	assert_int_equal(kept, 0);
+	end(&f);
+}
+
 static void test_start_checks(void **state)
 {
 	struct setup setup = { .packed = true };
@@ -1701,6 +1727,7 @@ int main(void)
 		cmocka_unit_test(test_stop_in_batch),
 		cmocka_unit_test(test_resume),
 		cmocka_unit_test(test_owed_flush_error),
+		cmocka_unit_test(test_kept_flush_error),
 		cmocka_unit_test(test_destroy_when_stopped),
 		cmocka_unit_test(test_recovery),
 		cmocka_unit_test(test_traffic),

@@ -822,6 +822,7 @@ static int create_device(struct vduse *v, struct error *e)
 		return err;
 	journal = vduse_log_journal(v->log, &bytes);
 	backend_use_journal(params->backend, journal, bytes, false);
+	vblk_device_keep_flush_error(params->disk, vduse_log_flush_owed(v->log));
 	v->facts = *vduse_log_facts(v->log);
 	err = vduse_dev_create(params->control_fd, &dev, &v->fd, e);
 	if (err)
@@ -840,14 +841,17 @@ static int compare_device(struct vduse *v, struct error *e)
 
 static void adopt_log(struct vduse *v)
 {
+	struct error e = ERROR_INIT;
 	void *journal;
 	size_t bytes;
 
 	v->features = v->facts.features;
-	v->facts.capacity = v->params.disk->capacity;
-	vduse_log_write(v->log, &v->facts);
 	journal = vduse_log_journal(v->log, &bytes);
 	backend_use_journal(v->params.backend, journal, bytes, true);
+	vblk_device_keep_flush_error(v->params.disk, vduse_log_flush_owed(v->log));
+	/* It grew while nobody told the kernel; a driver that is there is told by adopted(). */
+	if (v->params.disk->capacity > v->facts.capacity && config_changed(&v->transport, &e))
+		log_error("%s", e.text);
 }
 
 static int adopt_device(struct vduse *v, struct error *e)

@@ -48,7 +48,7 @@ struct vduse_recovery;
 struct vduse_params {
 	const char *name;
 	int control_fd;
-	const struct vblk_device *disk;
+	struct vblk_device *disk;
 	struct backend *backend;
 	unsigned int nqueues;
 	unsigned int queue_size;

@@ -4,12 +4,14 @@
  *
  *	0	header
  *	8192	header, the other copy
+ *	16383	one byte: the driver's next flush has to fail (not 0)
  *	16384	sections, as the header says: regions of virtqueue 0, 1, ...; journal
  *
  * Of the two copies the valid one with the higher sequence number counts. A
  * change is written to the other copy, whose checksum is wrong until it is whole:
  * first the checksum is destroyed, then the rest is written, then the checksum.
- * So a kill anywhere leaves the old copy or both valid.
+ * So a kill anywhere leaves the old copy or both valid. The byte behind them belongs
+ * to neither, for queue threads clear it.
  *
  * The version changes when an older daemon would misunderstand the file. A newer
  * daemon has to read all versions of a release before it: a device lives longer
@@ -36,6 +38,7 @@
 #define VERSION		1u
 #define COPY_BYTES	8192u
 #define SECTIONS_AT	(2 * COPY_BYTES)
+#define FLUSH_OWED_AT	(SECTIONS_AT - 1)
 #define SECTION_ALIGN	4096u
 /* No file is larger: sums of sizes cannot overflow. */
 #define FILE_MAX	(1ull << 40)
@@ -48,7 +51,7 @@ struct header {
 	struct vduse_log_facts facts;
 };
 
-_Static_assert(sizeof(struct header) <= COPY_BYTES, "a header fits its copy");
+_Static_assert(sizeof(struct header) < COPY_BYTES, "a header fits its copy, and a byte");
 _Static_assert(sizeof(struct vduse_log_facts) == 256 + 40 + 4 * 24 + 64 * 32, "no padding in the file");
 _Static_assert(__BYTE_ORDER == __LITTLE_ENDIAN, "the file is little-endian");
 
@@ -161,6 +164,11 @@ void *vduse_log_journal(const struct vduse_log *log, size_t *ret_bytes)
 {
 	*ret_bytes = log->journal_bytes;
 	return log->journal;
+}
+
+uint8_t *vduse_log_flush_owed(const struct vduse_log *log)
+{
+	return log->map + FLUSH_OWED_AT;
 }
 
 static int map_file(int fd, size_t size, struct vduse_log **ret_log, struct error *e)

@@ -173,6 +173,16 @@ void *vduse_log_region(const struct vduse_log *log, unsigned int index, size_t *
 void *vduse_log_journal(const struct vduse_log *log, size_t *ret_bytes);
 
 /**
+ * vduse_log_flush_owed() - whether the driver's next flush has to fail
+ * @log:	the log
+ *
+ * For vblk_device_keep_flush_error(): changed by any thread, with atomic accesses.
+ *
+ * Return: a byte of the shared memory, 0 in a new log.
+ */
+uint8_t *vduse_log_flush_owed(const struct vduse_log *log);
+
+/**
  * vduse_log_fits() - may a device with @now go on where @was stopped?
  * @was:	from a predecessor's log
  * @now:	@name to @queue_size as this process would have them

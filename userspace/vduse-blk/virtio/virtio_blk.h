@@ -76,7 +76,8 @@ struct vblk_device_params {
  * @backend_flags: BACKEND_F_* of the backend
  * @read_only: refuse whatever would change the disk
  * @failing: fail everything that needs the storage
- * @flush_failed: the driver's next flush fails: the daemon's own did
+ * @flush_owed: not 0: the driver's next flush fails, for the daemon's own did
+ * @own_flush_owed: where that is, if nobody keeps it elsewhere
  * @id: for GET_ID
  */
 struct vblk_device {
@@ -87,7 +88,8 @@ struct vblk_device {
 	uint32_t backend_flags;
 	bool read_only;
 	bool failing;
-	bool flush_failed;
+	uint8_t *flush_owed;
+	uint8_t own_flush_owed;
 	char id[VBLK_ID_BYTES];
 };
 
@@ -145,6 +147,16 @@ void vblk_device_set_failing(struct vblk_device *dev, bool failing);
  * Context: the main thread, while queues run.
  */
 void vblk_device_owe_flush_error(struct vblk_device *dev);
+
+/**
+ * vblk_device_keep_flush_error() - where a successor will find what is owed
+ * @dev: the disk
+ * @owed: a byte of shared memory; what is in it already is owed, too. Outlives the
+ *	queues.
+ *
+ * Context: the main thread, before a queue is started.
+ */
+void vblk_device_keep_flush_error(struct vblk_device *dev, uint8_t *owed);
 
 struct vblk_queue;
 

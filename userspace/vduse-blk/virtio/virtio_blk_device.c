@@ -154,6 +154,7 @@ int vblk_device_init(struct vblk_device *dev, const struct vblk_device_params *p
 	dev->block_size = block_size;
 	dev->backend_flags = info->flags;
 	dev->read_only = params->read_only || (info->flags & BACKEND_F_READ_ONLY);
+	dev->flush_owed = &dev->own_flush_owed;
 	if (params->serial)
 		memcpy(dev->id, params->serial, strnlen(params->serial, VBLK_ID_BYTES));
 	dev->features = offered_features(dev, params);
@@ -179,7 +180,12 @@ void vblk_device_set_read_only(struct vblk_device *dev, bool read_only)
 
 void vblk_device_owe_flush_error(struct vblk_device *dev)
 {
-	__atomic_store_n(&dev->flush_failed, true, __ATOMIC_RELEASE);
+	__atomic_store_n(dev->flush_owed, 1, __ATOMIC_RELEASE);
+}
+
+void vblk_device_keep_flush_error(struct vblk_device *dev, uint8_t *owed)
+{
+	dev->flush_owed = owed;
 }
 
 void vblk_device_set_failing(struct vblk_device *dev, bool failing)

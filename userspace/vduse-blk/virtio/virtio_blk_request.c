@@ -211,15 +211,11 @@ static void submit_flush(struct vblk_request *req)
 	submit(req);
 }
 
-/*
- * Several queues may see it; one of them reports it. This flag is all of the disk
- * that a queue changes.
- */
+/* Several queues may see it; one of them reports it. */
 static bool owes_flush_error(const struct vblk_device *dev)
 {
-	bool *flag = (bool *)(uintptr_t)&dev->flush_failed;
-
-	return unlikely(READ_ONCE(*flag)) && __atomic_exchange_n(flag, false, __ATOMIC_ACQ_REL);
+	return unlikely(READ_ONCE(*dev->flush_owed)) &&
+	       __atomic_exchange_n(dev->flush_owed, 0, __ATOMIC_ACQ_REL);
 }
 
 /* Storage without a volatile cache needs no flush to have everything stable. */
