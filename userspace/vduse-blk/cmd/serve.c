@@ -143,6 +143,12 @@ int serve_open_control(struct serve *s, struct error *e)
 	return err;
 }
 
+void serve_close_control(struct serve *s)
+{
+	serve_refuse_resizes(s);
+	control_server_close(s->control);
+}
+
 /* What there is to do until a driver can use the device. */
 static int begin_service(struct serve *s, struct error *e)
 {
@@ -188,10 +194,9 @@ static int run_device(struct serve *s, struct error *e)
 	if (err)
 		err_set_errno(e, -err, "main loop");
 
-	loop_timer_cancel(s->loop, &s->resize_timer);
 	loop_timer_cancel(s->loop, &s->keep_timer);
 	serve_forget_successor(s);
-	control_server_close(s->control);
+	serve_close_control(s);
 	if (s->successor_died)
 		serve_recover_from_successor(s);
 close_device:

@@ -146,6 +146,12 @@ void serve_apply_policy(struct serve *s);
 void serve_resize(struct serve *s, struct control_request *r);
 
 /**
+ * serve_refuse_resizes() - those that were not answered yet will not be
+ * @s:	with a control socket that is to be closed
+ */
+void serve_refuse_resizes(struct serve *s);
+
+/**
  * serve_state_name() - for status
  * @state: of the daemon
  *
@@ -386,6 +392,14 @@ int serve_open_control(struct serve *s, struct error *e);
  * @removing:	which
  */
 void serve_removing(void *opaque, bool removing);
+
+/**
+ * serve_close_control() - answer nobody any more
+ * @s:	with or without a control socket, outside of its loop, which this runs
+ *
+ * Requests that wait are refused: whatever they wait for may still come.
+ */
+void serve_close_control(struct serve *s);
 
 /**
  * serve_close_transport() - the device's end

@@ -80,6 +80,11 @@ static void resize_timer_expired(struct loop_timer *timer)
 	answer_resize(container_of(timer, struct serve, resize_timer), -ETIMEDOUT);
 }
 
+void serve_refuse_resizes(struct serve *s)
+{
+	answer_resize(s, -ECANCELED);
+}
+
 void serve_resize(struct serve *s, struct control_request *r)
 {
 	r->next = s->resizing;

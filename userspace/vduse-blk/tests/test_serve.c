@@ -62,7 +62,7 @@ struct daemon {
 	struct backend_request *held[HELD]; /* the queue's thread */
 	struct loop *queue_loop;
 	struct loop_msg fail_msg;
-	bool grow_on_refresh;
+	bool grow_on_refresh, hold_refresh; /* until the control socket is closed */
 	int refresh_error;
 	struct backend_info now;
 };
@@ -111,6 +111,8 @@ static void tell(enum backend_change what)
 static void refresh(struct backend *backend)
 {
 	d.refreshes++;
+	if (d.hold_refresh)
+		return;
 	if (d.grow_on_refresh) {
 		d.now.size *= 2;
 		tell(BACKEND_GROWN);
@@ -202,7 +204,9 @@ static void *daemon_main(void *opaque)
 	watch_calls();
 	sem_post(&d.ready);
 	assert_int_equal(loop_run(s->loop), 0);
-	control_server_close(s->control);
+	serve_close_control(s);
+	if (d.hold_refresh)
+		backend_refreshed(s->backend, d.refresh_error);
 	loop_cancel(s->loop, &d.call_op);
 	while (d.calling)
 		loop_run(s->loop);
@@ -449,6 +453,29 @@ static void test_resize(void **state)
 	assert_int_equal(status_number("size"), 4 * SIZE);
 	frontend_close(&f);
 	command("stop");
+	join_daemon(0);
+}
+
+static void *ask_for_resize(void *unused)
+{
+	(void)unused;
+	assert_refused(json_pack("{s:s}", "command", "resize"), "Operation canceled");
+	return NULL;
+}
+
+/* The storage answers when there is nobody left to be told. */
+static void test_resize_at_the_end(void **state)
+{
+	pthread_t thread;
+
+	(void)state;
+	start_daemon("");
+	d.hold_refresh = true;
+	assert_int_equal(pthread_create(&thread, NULL, ask_for_resize, NULL), 0);
+	while (!d.refreshes)
+		usleep(1000);
+	command("stop");
+	assert_int_equal(pthread_join(thread, NULL), 0);
 	join_daemon(0);
 }
 
@@ -756,6 +783,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_commands),
 		cmocka_unit_test(test_resize),
+		cmocka_unit_test(test_resize_at_the_end),
 		cmocka_unit_test(test_shrink),
 		cmocka_unit_test(test_stop_hung),
 		cmocka_unit_test(test_stop_drains),
