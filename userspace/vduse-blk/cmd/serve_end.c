@@ -223,11 +223,33 @@ static void stop_timer_expired(struct loop_timer *timer)
 		abandon(s);
 }
 
+/* As if killed: the log has what is in flight. */
+static _Noreturn void leave_to_successor(struct serve *s)
+{
+	log_info("%s: requests in flight are left to a successor", s->options.name);
+	s->runtime.keep = s->options.transport == TRANSPORT_VDUSE;
+	runtime_release(&s->runtime);
+	_exit(EXIT_SUCCESS);
+}
+
+static void attach_timer_expired(struct loop_timer *timer)
+{
+	leave_to_successor(container_of(timer, struct serve, keep_timer));
+}
+
+/*
+ * An attachment under way is finished first; see attached(). It may wait for storage:
+ * detaching gives its requests up, keeping leaves all of it to a successor.
+ */
 static void begin_end(struct serve *s)
 {
-	if (s->end == ON_EXIT_DETACH)
+	if (s->end == ON_EXIT_DETACH) {
 		watch_progress(s, s->options.tunables.stop_ms);
-	/* An attachment under way is finished first; see attached(). */
+	} else if (s->state == SERVE_ATTACHING &&
+		   s->options.tunables.stop_ms != BACKEND_NEVER) {
+		s->keep_timer.expired = attach_timer_expired;
+		loop_timer_arm(s->loop, &s->keep_timer, s->options.tunables.stop_ms);
+	}
 	if (s->state == SERVE_SERVING)
 		end_as_asked(s);
 }
@@ -298,12 +320,9 @@ int serve_close_transport(struct serve *s, struct error *e)
 		s->runtime.keep = s->options.transport == TRANSPORT_VDUSE;
 		err = serve_flushing(s) ? -ETIMEDOUT :
 		      transport_keep(s->transport, s->options.tunables.stop_ms, e);
-		if (err != -ETIMEDOUT)
-			return err;
-		/* As if killed: the log has what is in flight. */
-		log_info("%s: requests in flight are left to a successor", s->options.name);
-		runtime_release(&s->runtime);
-		_exit(EXIT_SUCCESS);
+		if (err == -ETIMEDOUT)
+			leave_to_successor(s);
+		return err;
 	}
 	if (!s->stop_timer.armed)
 		watch_progress(s, s->options.tunables.stop_ms);
