@@ -89,6 +89,7 @@ struct serve {
 	bool standby; /* it still has the device, too */
 	bool gone; /* it said GO */
 	bool taken_over; /* and the queues are served since */
+	bool alone; /* it has gone */
 	struct loop_op predecessor_op;
 	bool watching_predecessor;
 	struct error why; /* it could not be taken over */
@@ -102,7 +103,7 @@ struct serve {
 	int signal_fd;
 	struct loop_op signal_op;
 	bool watching_signals;
-	bool ending; /* nobody cares for signals any more */
+	bool ending; /* nobody cares for signals, or a predecessor, any more */
 };
 
 /**
@@ -233,10 +234,10 @@ void serve_stop(struct serve *s, unsigned int how);
 void serve_announce(struct serve *s);
 
 /**
- * serve_upgrade_undone() - there is no upgrade any more: end, if that was asked for
+ * serve_end_if_asked() - no other process has the device any more: what waited for that
  * @s:	with a device
  */
-void serve_upgrade_undone(struct serve *s);
+void serve_end_if_asked(struct serve *s);
 
 /**
  * serve_flush() - have the storage flush all that was acknowledged
@@ -290,7 +291,7 @@ void serve_begin_upgrade(struct serve *s, const struct control_command *command,
  * @s:		with a device
  * @why:	for whoever asked for the upgrade
  *
- * Return: true when an upgrade is (still) under way: serve_upgrade_undone() is
+ * Return: true when an upgrade is (still) under way: serve_end_if_asked() is
  * called later, or the device is the successor's already.
  */
 bool serve_cancel_upgrade(struct serve *s, const char *why);
@@ -365,6 +366,15 @@ int serve_stand_by(struct serve *s, struct error *e);
 void serve_taken_over(void *opaque);
 
 /**
+ * serve_stop_taking_over() - an end was asked for while a predecessor has the device, too
+ * @s:	standing by
+ *
+ * Before GO this process ends, and the predecessor goes on. After it, the end comes when
+ * the device is this process's alone: serve_end_if_asked().
+ */
+void serve_stop_taking_over(struct serve *s);
+
+/**
  * serve_forget_predecessor() - listen to it no more
  * @s:	outside of its loop, which this runs
  */
@@ -387,19 +397,19 @@ void serve_refuse_offer(const struct serve *s, const struct error *why);
 int serve_open_control(struct serve *s, struct error *e);
 
 /**
- * serve_removing() - somebody removes the device, or has done so
- * @opaque:	struct serve
- * @removing:	which
- */
-void serve_removing(void *opaque, bool removing);
-
-/**
  * serve_close_control() - answer nobody any more
  * @s:	with or without a control socket, outside of its loop, which this runs
  *
  * Requests that wait are refused: whatever they wait for may still come.
  */
 void serve_close_control(struct serve *s);
+
+/**
+ * serve_removing() - somebody removes the device, or has done so
+ * @opaque:	struct serve
+ * @removing:	which
+ */
+void serve_removing(void *opaque, bool removing);
 
 /**
  * serve_close_transport() - the device's end

@@ -260,11 +260,13 @@ void serve_stop(struct serve *s, unsigned int how)
 		return;
 	s->stopping = true;
 	s->end = how;
-	if (!serve_cancel_upgrade(s, "the daemon is to end"))
+	if (s->standby)
+		serve_stop_taking_over(s);
+	else if (!serve_cancel_upgrade(s, "the daemon is to end"))
 		begin_end(s);
 }
 
-void serve_upgrade_undone(struct serve *s)
+void serve_end_if_asked(struct serve *s)
 {
 	if (s->stopping)
 		begin_end(s);
@@ -357,12 +359,15 @@ static void signalled(struct loop_op *op, int res, uint32_t cqe_flags)
 		return;
 	}
 	serve_watch_signals(s);
+	/* Both were told (a process group), and the predecessor passes it on. */
+	if (s->stopping && s->offered && (pid_t)info.ssi_pid == s->offer.offer.pid)
+		return;
 	switch (s->signals++) {
 	case 0:
 		serve_stop(s, s->options.tunables.on_exit);
 		break;
 	case 1:
-		if (s->end == ON_EXIT_DETACH && !s->given_up)
+		if (s->end == ON_EXIT_DETACH && !s->given_up && !s->standby)
 			give_up(s);
 		break;
 	default:

@@ -103,7 +103,8 @@ static void grow(struct serve *s, uint64_t size)
 		return;
 	log_info("%s: the storage has grown from %" PRIu64 " to %" PRIu64 " bytes",
 		 s->options.name, before, disk_bytes(s));
-	if (s->transport && transport_config_changed(s->transport, &e))
+	/* Standing by, the device is another's; its driver hears when it is taken over. */
+	if (s->transport && !(s->standby && !s->gone) && transport_config_changed(s->transport, &e))
 		log_error("%s", e.text);
 }
 

@@ -14,6 +14,8 @@
  * Before GO every failure, the predecessor's end included, ends this process and
  * nothing else. Until the predecessor has gone, nothing is this process's to remove:
  * after a failure it goes on, before GO as if nothing had been, after GO by recovery.
+ * If it is killed after GO, it says nothing more, and the device is taken over all the
+ * same. Whoever tells this process to end waits until the device is its own.
  *
  * An offer to recover is of a daemon whose successor died after GO: this is the same
  * process, having executed itself again. Nobody says GO then, and what the dead one had
@@ -191,19 +193,41 @@ static void lost(struct serve *s, const struct error *e)
 
 static void watch_predecessor(struct serve *s);
 
-/* It has ended, or closes the socket because it is about to. */
+/* The queues are served here, and the predecessor has gone: now all of it is ours. */
+static void own_device(struct serve *s)
+{
+	s->standby = false;
+	s->runtime.borrowed = false;
+	vduse_listen(s->transport);
+	serve_end_if_asked(s);
+}
+
+/*
+ * It has ended, or closes the socket because it is about to. After GO it does so only
+ * when DONE has been said, or when it was killed: giving up, it kills this process first.
+ */
 static void predecessor_gone(struct serve *s)
 {
 	struct error e = ERROR_INIT;
 
-	if (!s->taken_over) {
+	if (!s->gone) {
 		err_set(&e, ECONNRESET, "the predecessor has ended, or given the upgrade up");
 		lost(s, &e);
 		return;
 	}
-	s->standby = false;
-	s->runtime.borrowed = false;
-	vduse_listen(s->transport);
+	s->alone = true;
+	if (s->taken_over)
+		own_device(s);
+}
+
+void serve_stop_taking_over(struct serve *s)
+{
+	struct error e = ERROR_INIT;
+
+	if (s->gone)
+		return;
+	err_set(&e, ECANCELED, "it was told to end");
+	lost(s, &e);
 }
 
 static void take_over(struct serve *s)
@@ -281,6 +305,8 @@ void serve_taken_over(void *opaque)
 	}
 	s->taken_over = true;
 	serve_announce(s);
+	if (s->alone)
+		own_device(s);
 }
 
 int serve_stand_by(struct serve *s, struct error *e)
@@ -298,6 +324,7 @@ int serve_stand_by(struct serve *s, struct error *e)
 
 void serve_forget_predecessor(struct serve *s)
 {
+	s->ending = true;
 	if (s->watching_predecessor)
 		loop_cancel(s->loop, &s->predecessor_op);
 	while (s->watching_predecessor)

@@ -20,7 +20,8 @@
  * After GO the successor may have taken requests. If it does not reach DONE it is
  * killed and reaped, and this process becomes its successor in turn, by the ordinary
  * recovery of a killed daemon's device: it executes itself again, with descriptors
- * that it has not let go of. Not even --user needs more rights for that.
+ * that it has not let go of. Not even --user needs more rights for that. Once that is
+ * decided, or the successor is dead, a DONE comes too late: nobody would serve.
  *
  * Nothing here waits: the socket, the process (a pidfd) and the timer are events of
  * the main loop.
@@ -70,11 +71,13 @@ struct serve_upgrade {
 	unsigned int max_stall_ms;
 	char binary[SERVE_PROGRAM_MAX];
 	char version[HANDOVER_VERSION_MAX + 1]; /* the successor's */
+	uint64_t capacity; /* of the storage as it found it, in sectors */
 	pid_t pid;
 	int socket_fd, pidfd;
 	struct loop_op socket_op, exit_op;
 	bool watching_socket, watching_exit;
 	bool running; /* not reaped */
+	bool dead; /* what it says was said before */
 	bool paused; /* the transport, or about to be */
 	bool closed; /* its end of the socket */
 	struct loop_timer timer;
@@ -149,7 +152,7 @@ static void finish_undoing(struct serve_upgrade *u)
 	close(u->socket_fd);
 	close(u->pidfd);
 	free(u);
-	serve_upgrade_undone(s);
+	serve_end_if_asked(s);
 }
 
 static void undo_resumed(void *opaque, int error)
@@ -208,12 +211,23 @@ static void timer_expired(struct loop_timer *timer)
 	give_up(u, &e);
 }
 
+/* The successor may not find the disk smaller than the driver knows it. */
+static int check_capacity(const struct serve_upgrade *u, struct error *e)
+{
+	if (u->capacity >= u->s->disk.capacity)
+		return 0;
+	return err_set(e, EINVAL, "the new process finds storage of %llu sectors, the disk has %llu",
+		       (unsigned long long)u->capacity,
+		       (unsigned long long)u->s->disk.capacity);
+}
+
 static void go(struct serve_upgrade *u)
 {
 	const struct handover_message message = { .type = HANDOVER_GO };
 	struct error e = ERROR_INIT;
 
-	if (handover_send(u->socket_fd, &message, &e)) {
+	/* It may have grown since READY. */
+	if (check_capacity(u, &e) || handover_send(u->socket_fd, &message, &e)) {
 		give_up(u, &e);
 		return;
 	}
@@ -286,10 +300,8 @@ static void ready(struct serve_upgrade *u, const struct handover_ready *r)
 {
 	struct error e = ERROR_INIT;
 
-	if (r->capacity < u->s->disk.capacity) {
-		err_set(&e, EINVAL, "the new process finds storage of %llu sectors, the disk has %llu",
-			(unsigned long long)r->capacity,
-			(unsigned long long)u->s->disk.capacity);
+	u->capacity = r->capacity;
+	if (check_capacity(u, &e)) {
 		give_up(u, &e);
 		return;
 	}
@@ -361,10 +373,13 @@ static void take_message(struct serve_upgrade *u, const struct handover_message 
 {
 	struct error e = ERROR_INIT;
 
+	if (u->why.errnum)
+		return;
 	if (m->type == HANDOVER_READY && u->phase == UPGRADE_STARTING) {
 		ready(u, &m->ready);
 	} else if (m->type == HANDOVER_DONE && u->phase == UPGRADE_GONE) {
-		done(u, &m->done);
+		if (!u->dead)
+			done(u, &m->done);
 	} else if (m->type == HANDOVER_REFUSED) {
 		refused(u, &m->refused);
 	} else {
@@ -414,7 +429,8 @@ static void socket_ready(struct loop_op *op, int res, uint32_t cqe_flags)
 		undo(u);
 		return;
 	}
-	if (u->phase == UPGRADE_LEAVING) {
+	/* serve_forget_successor() waits for this. */
+	if (u->phase == UPGRADE_LEAVING || !u->running) {
 		loop_stop(u->s->loop);
 		return;
 	}
@@ -449,13 +465,10 @@ static void ended(struct loop_op *op, int res, uint32_t cqe_flags)
 		loop_stop(u->s->loop);
 		return;
 	}
+	u->dead = true;
 	/* It may have said why, just before. */
 	while (u->phase < UPGRADE_LEAVING && !u->closed && read_message(u))
 		;
-	if (u->phase == UPGRADE_LEAVING) {
-		loop_stop(u->s->loop);
-		return;
-	}
 	waitid(P_PIDFD, (id_t)u->pidfd, &info, WEXITED);
 	u->running = false;
 	describe_exit(&info, &e);
