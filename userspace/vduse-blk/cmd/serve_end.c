@@ -37,6 +37,8 @@
 
 /* For requests that were given up to come back. */
 #define GIVE_UP_MS	300
+/* For the kernel to let go of a device that was abandoned. */
+#define ABANDON_MS	20
 
 static void begin_detach(struct serve *s);
 
@@ -78,6 +80,9 @@ static void attached(struct attach_job *job)
 {
 	struct serve *s = container_of(job, struct serve, job);
 
+	/* On the way out; see attach_timer_expired(). */
+	if (s->abandoned)
+		return;
 	if (job->error) {
 		fail(s, &job->text);
 		return;
@@ -232,9 +237,19 @@ static _Noreturn void leave_to_successor(struct serve *s)
 	_exit(EXIT_SUCCESS);
 }
 
+/*
+ * The thread that attaches hangs in the kernel, and with it the memory of this process
+ * stays, the ring in it, and what that polls: the device has to be let go of first.
+ */
 static void attach_timer_expired(struct loop_timer *timer)
 {
-	leave_to_successor(container_of(timer, struct serve, keep_timer));
+	struct serve *s = container_of(timer, struct serve, keep_timer);
+
+	if (s->abandoned)
+		leave_to_successor(s);
+	s->abandoned = true;
+	transport_abandon(s->transport);
+	loop_timer_arm(s->loop, &s->keep_timer, ABANDON_MS);
 }
 
 /*
