@@ -155,6 +155,8 @@ cell_run()
 		case $1 in
 		chunk-*) end_with n/a "the client does not ask for structured replies" ;;
 		daemon-* | upgrade | export-grown) end_with dead "$1 failed" ;;
+		# They spoil the next connection.
+		option-reply | greeting) end_with dead "it does not connect again" ;;
 		*) end_with broken "the fault could not be made to happen" ;;
 		esac
 	}

@@ -361,7 +361,31 @@ server_away()
 
 gone() { ! kill -0 "$1" 2>/dev/null; }
 
-plan 19
+# The kernel reads the partition table, and the storage does not answer.
+kept_while_attaching()
+{
+	local me
+	nbd_server "$work/s" --filter=delay memory 64M rdelay=120 || return
+	used_devices+=(v-hung)
+	start "$work/v-hung.log" "$daemon" serve --name v-hung --uri "nbd+unix:///?socket=$work/s"
+	me=$pid
+	wait_for 20000 in_state v-hung attaching || return
+	wait_for 20000 test -e /dev/vduse/v-hung || return
+	# The process itself may have to wait for the kernel; nothing is locked by it.
+	"$daemon" stop v-hung --keep || return
+	cat "$work/v-hung.log"
+	[ -e /run/vduse-blk/v-hung/inflight ] || return
+	end_pid "$server" KILL
+	nbd_server "$work/s" memory 64M || return
+	serve v-hung "nbd+unix:///?socket=$work/s" "${fence[@]}" || return
+	wait_for 20000 gone "$me" || return
+	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none || return
+	stop "$pid"
+}
+
+in_state() { [ "$(field "$1" state 2>/dev/null)" = "$2" ]; }
+
+plan 20
 check "kill -9 under fio, 1 queue, split" kills_under_load 1
 check "kill -9 under fio, 1 queue, packed" kills_under_load 1 --packed on
 check "kill -9 under fio, 4 queues, split" kills_under_load 4
@@ -381,4 +405,5 @@ check "daemon and server die, 1 queue" both_die 0
 check "daemon and server die, 4 queues" both_die 0 --queues 4
 check "daemon and server die, no replay log" both_die 1 --replay-log off
 check "server away" server_away
+check "left to a successor while it is attached" kept_while_attaching
 finish

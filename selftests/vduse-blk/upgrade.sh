@@ -42,6 +42,8 @@ print("stall", d["stall_us"], file=sys.stderr)' "$work/up" "$before") || return
 	}
 }
 
+children() { ps -o pid= --ppid "$1"; }
+
 # refused_upgrade NAME TEXT OPTION...: it says so, and the same process goes on
 refused_upgrade()
 {
@@ -55,7 +57,7 @@ refused_upgrade()
 	}
 	[ "$(field "$name" pid)" = "$me" ] && [ "$(field "$name" upgrade)" = none ] || return
 	# No child is left.
-	[ -z "$(cat "/proc/$me/task/$me/children" 2>/dev/null)" ] || return
+	[ -z "$(children "$me")" ] || return
 	dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none
 }
 
@@ -219,17 +221,26 @@ ends()
 	ended_meanwhile 'somebody removes the device\|the daemon is to end' remove_and_stop
 }
 
-# Given the device, it dies: the old process goes on by recovery. $1: how it dies
-dies_with_device()
+# traced STRACE-OPTION...: prints the path of a program that is the daemon, tampered with
+traced()
+{
+	printf '#!/bin/sh\nexec strace -D -qq -o /dev/null %s %s "$@"\n' "$*" "$daemon" \
+		>"$work/traced"
+	chmod +x "$work/traced"
+	echo "$work/traced"
+}
+
+# Given the device, it dies or fails: the old process goes on by recovery.
+dies_with_device() # BINARY MESSAGE
 {
 	dmesg -C
 	server || return
 	serve_mine u-dies "nbd+unix:///?socket=$work/s" --queues 2 --fence-timeout 200ms || return
 	start_fio 2
 	wait_for 30000 moves_on || return
-	! "$daemon" upgrade u-dies --binary "$(successor "$1")" 2>"$work/up.err" || return
+	! "$daemon" upgrade u-dies --binary "$1" 2>"$work/up.err" || return
 	cat "$work/up.err"
-	grep -q "process $me recovers the device" "$work/up.err" || return
+	grep -q "$2.*process $me recovers the device" "$work/up.err" || return
 	wait_for 30000 moves_on || {
 		cat "$work/u-dies.log"
 		return 1
@@ -243,6 +254,120 @@ dies_with_device()
 	end_fio || return
 	ended_well u-dies || return
 	no_kernel_complaint
+}
+
+# Sets $next to the process that is to take over from $me.
+has_successor()
+{
+	read -r next < <(children "$me") && [ "$next" ]
+}
+
+# The successor has written its number, and has been held there: after GO, before it serves.
+holds_lock() { [ "$(cat "/run/vduse-blk/$1/lock")" = "$2" ]; }
+
+# begin_held_upgrade NAME: one that stands still after GO, for a while; sets $next
+begin_held_upgrade()
+{
+	start "$work/up" "$daemon" upgrade "$1" \
+		--binary "$(traced -e trace=ftruncate -e inject=ftruncate:delay_enter=3000000)"
+	upgrade=$pid
+	wait_for 30000 has_successor || return
+	started_pids+=("$next")
+	wait_for 30000 holds_lock "$1" "$next"
+}
+
+# The old process is killed when it has let go of the device.
+killed_after_go()
+{
+	dmesg -C
+	server || return
+	serve_mine u-go "nbd+unix:///?socket=$work/s" --queues 2 || return
+	start_fio 2
+	wait_for 30000 moves_on || return
+	begin_held_upgrade u-go || return
+	end_pid "$me" KILL
+	wait "$upgrade"
+	me=$next
+	wait_for 20000 answers u-go || {
+		cat "$work/u-go.log"
+		return 1
+	}
+	[ "$(field u-go pid)" = "$me" ] || return
+	wait_for 30000 moves_on || return
+	end_fio || return
+	ended_well u-go || return
+	no_kernel_complaint
+}
+
+# Both are told to end while the device changes hands: it is detached, nothing is given up.
+both_told()
+{
+	server || return
+	serve_mine u-both "nbd+unix:///?socket=$work/s" || return
+	begin_held_upgrade u-both || return
+	kill -TERM "$me" "$next" || return
+	wait_for 20000 ended "$me" || return
+	wait_for 20000 ended "$next" || return
+	cat "$work/u-both.log"
+	grep -q 'detaching' "$work/u-both.log" || return
+	! grep 'giving up' "$work/u-both.log" || return
+	[ ! -e /dev/vduse/u-both ] && [ ! -e /run/vduse-blk/u-both ]
+}
+
+# Told to end before the device is its own, the successor does, and nothing else happens.
+successor_told()
+{
+	nbd_server "$work/s" --filter=delay memory 64M rdelay=2 || return
+	serve_mine u-told "nbd+unix:///?socket=$work/s" --queues 2 || return
+	start "$work/reads" dd if="$disk" of="$work/read" bs=4k count=4 iflag=direct
+	local reader=$pid
+	wait_for 10000 some_in_flight || return
+	start "$work/up" "$daemon" upgrade u-told --max-stall 30s
+	upgrade=$pid
+	wait_for 30000 pausing u-told || return
+	has_successor && kill -TERM "$next" || return
+	! wait "$upgrade" || return
+	cat "$work/up"
+	grep "it was told to end; process $me goes on" "$work/up" || return
+	wait "$reader" || return
+	upgraded u-told || return
+	ended_well u-told
+}
+
+pausing() { [ "$(field "$1" upgrade)" = pausing ]; }
+
+# Storage whose first flush fails, and says so once: the driver hears of it, once, whoever
+# serves it then. $1: upgrade or keep
+owed_flush_error()
+{
+	rm -f "$work/flushed"
+	nbd_server "$work/s" eval get_size='echo 64M' pread="head -c \$3 /dev/zero" \
+		pwrite='cat >/dev/null' can_write='exit 0' can_flush='exit 0' \
+		flush="[ -e $work/flushed ] || { touch $work/flushed; echo EIO >&2; exit 1; }" ||
+		return
+	serve_mine u-owed "nbd+unix:///?socket=$work/s" --handshake-timeout 60 || return
+	dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct status=none || return
+	if [ "$1" = upgrade ]; then
+		refused_upgrade u-owed 'did not flush' || return
+		grep 'a flush failed' "$work/u-owed.log" || return
+		upgraded u-owed || return
+	else
+		"$daemon" stop u-owed --keep || return
+		wait_for 10000 ended "$me" || return
+		grep 'a flush failed' "$work/u-owed.log" || return
+		serve_mine u-owed "nbd+unix:///?socket=$work/s" --handshake-timeout 60 || return
+	fi
+	python3 - "$disk" <<-'END' || return
+		import errno, os, sys
+		fd = os.open(sys.argv[1], os.O_RDWR)
+		try:
+		    os.fsync(fd)
+		    sys.exit('the error was lost')
+		except OSError as e:
+		    assert e.errno == errno.EIO, e
+		os.fsync(fd)
+	END
+	ended_well u-owed
 }
 
 answers() { "$daemon" status "$1" >/dev/null 2>&1; }
@@ -443,7 +568,7 @@ while True:
 	wait_for 10000 grep -qx STOPPING=1 "$work/told"
 }
 
-plan 16
+plan 23
 check "upgrades under fio, 1 queue, split" upgrades_under_load "$few" 1
 if [ "$arch" = amd64 ]; then
 	check "upgrades under fio, 1 queue, packed" upgrades_under_load "$few" 1 --packed on
@@ -456,7 +581,16 @@ check "upgrades under fio, 4 queues, packed" upgrades_under_load "$many" 4 --pac
 check "successors that fail to start" failed_starts
 check "a successor that is never ready" sleeper
 check "an end during an upgrade" ends
-check "a successor that dies with the device" dies_with_device dies
+check "a successor that dies with the device" dies_with_device "$(successor dies)" ''
+check "a daemon that dies with the device" dies_with_device \
+	"$(traced -e trace=sendmsg -e inject=sendmsg:signal=KILL:when=2)" 'killed by signal 9'
+check "a take-over that fails" dies_with_device \
+	"$(traced -e trace=ftruncate -e inject=ftruncate:error=EIO)" 'write the lock file'
+check "the old process is killed after GO" killed_after_go
+check "a successor that is told to end" successor_told
+check "both are told to end" both_told
+check "a flush error is owed, after an upgrade" owed_flush_error upgrade
+check "a flush error is owed, after stop --keep" owed_flush_error keep
 check "a changed configuration, a replaced program" configuration
 check "a server that hangs" hanging_server
 check "requests that outlast --max-stall" slow_server
