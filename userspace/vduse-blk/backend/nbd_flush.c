@@ -17,6 +17,11 @@
  * Lies. session->losses counts how often acknowledged writes were lost for good.
  * A flush that saw it change while it was under way fails, as does the next one
  * after a loss that no flush has reported yet.
+ *
+ * A server that could not make writes stable may say so once, and succeed with the
+ * next flush though it has dropped them. If it says so to a flush that the link sent
+ * on its own account, for room in the log or before it goes idle, no flush of the
+ * driver has heard it: that is such a loss, too.
  */
 #include <errno.h>
 
@@ -195,10 +200,12 @@ static void collect_answers(struct nbd_link *link)
 
 static void serve(struct nbd_link *link);
 
-static void answer(struct nbd_link *link, int error)
+/* Does anybody get it? */
+static bool answer(struct nbd_link *link, int error)
 {
 	struct nbd_session *s = link->session;
 	struct nbd_flush *f = &link->flush;
+	bool heard = false;
 
 	for (unsigned int i = 0; i < s->nlinks; i++) {
 		if (!f->serving[i])
@@ -206,8 +213,17 @@ static void answer(struct nbd_link *link, int error)
 		f->serving[i] = 0;
 		__atomic_store_n(&s->members[i].answer_of[link->params.index],
 				 error ? ANSWER_FAILED : ANSWER_OK, __ATOMIC_RELEASE);
-		nbd_session_post(s, link->loop, i, NBD_ORDER_FLUSHED);
+		heard |= nbd_session_post(s, link->loop, i, NBD_ORDER_FLUSHED);
 	}
+	return heard;
+}
+
+static void owe_error(struct nbd_session *s)
+{
+	log_error_ratelimited("nbd: a flush of the daemon's own failed; the next flush fails");
+	pthread_mutex_lock(&s->lock);
+	nbd_session_owe_flush_error(s);
+	pthread_mutex_unlock(&s->lock);
 }
 
 static void served(struct backend_request *req, int error)
@@ -215,7 +231,8 @@ static void served(struct backend_request *req, int error)
 	struct nbd_link *link = container_of(req, struct nbd_link, flush.req);
 
 	link->flush.busy = false;
-	answer(link, error);
+	if (!answer(link, error) && error && req->state & NBD_REQ_ANSWERED)
+		owe_error(link->session);
 	if (link->flush.again)
 		serve(link);
 	if (link->leaving)

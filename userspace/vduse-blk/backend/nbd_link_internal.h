@@ -14,6 +14,7 @@
 /* req->state */
 #define NBD_REQ_INTERNAL (1u << 0) /* of the link itself: done() goes straight to its maker */
 #define NBD_REQ_AGAIN	 (1u << 1) /* was on the wire before: no fence holds it */
+#define NBD_REQ_ANSWERED (1u << 2) /* internal: its error is the server's, not this side's */
 
 enum nbd_link_state {
 	NBD_LINK_CONNECTING,

@@ -236,6 +236,7 @@ void nbd_link_finished(void *owner, struct backend_request *req, int error)
 	if (link->journaling && !error && likely(!link->replay.running))
 		keep_books(link, req);
 	if (unlikely(internal)) {
+		req->state |= NBD_REQ_ANSWERED;
 		req->done(req, error);
 	} else {
 		if (req->op == BACKEND_FLUSH && !error)

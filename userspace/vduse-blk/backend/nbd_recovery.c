@@ -49,9 +49,7 @@ static void give_up(struct nbd_session *s, struct loop *from, const char *why)
 {
 	log_error("nbd: acknowledged writes are lost with the server's cache (%s); the next flush fails",
 		  why);
-	nbd_journals_set_lost(&s->journals, true);
-	__atomic_store_n(&s->unreported, 1, __ATOMIC_RELEASE);
-	__atomic_add_fetch(&s->losses, 1, __ATOMIC_ACQ_REL);
+	nbd_session_owe_flush_error(s);
 	end_recovery(s, from);
 }
 

@@ -271,6 +271,15 @@ bool nbd_session_fits(const struct nbd_export *export, const struct backend_requ
 	       is_aligned(req->offset | req->length, export->min_block);
 }
 
+/* --- losses --- */
+
+void nbd_session_owe_flush_error(struct nbd_session *s)
+{
+	nbd_journals_set_lost(&s->journals, true);
+	__atomic_store_n(&s->unreported, 1, __ATOMIC_RELEASE);
+	__atomic_add_fetch(&s->losses, 1, __ATOMIC_ACQ_REL);
+}
+
 /* --- statistics --- */
 
 /*

@@ -280,6 +280,14 @@ bool nbd_session_assumed(struct nbd_session *s);
 bool nbd_session_lost(struct nbd_session *s);
 
 /**
+ * nbd_session_owe_flush_error() - acknowledged writes are lost, or may be
+ * @s: the session, its lock held
+ *
+ * Every flush that is under way fails, or else the next one does, a successor's, too.
+ */
+void nbd_session_owe_flush_error(struct nbd_session *s);
+
+/**
  * nbd_session_stats() - a link's counters
  * @s: the session
  * @index: of the link

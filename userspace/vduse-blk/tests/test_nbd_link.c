@@ -1025,6 +1025,87 @@ static void test_successor_tells_of_a_loss(void **state)
 	munmap(memory, JOURNAL_BYTES);
 }
 
+/* Three writes make it more than half full. */
+static const struct backend_options small_log = { .replay_log = 4 * BLOCK };
+
+static void fill_log(struct rig *r)
+{
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(run(r, BACKEND_WRITE, i * BLOCK, 0x11), 0);
+	assert_int_equal(stats_of(r).flushes, 1);
+}
+
+/*
+ * Room is made in the log, and that flush fails, which a server may say only once. No
+ * flush of the driver has heard it, so the next one fails; a successor's, too.
+ */
+static void test_own_flush_fails(void **state)
+{
+	uint8_t *memory = map_journal(), *left = map_journal();
+	struct rig *r = start_with_journal("hs req ok:0 req ok:1 req ok:2 req fail:3:5 serve",
+					   &small_log, memory, JOURNAL_BYTES, false);
+
+	(void)state;
+	fill_log(r);
+	/* Answered after it. */
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	memcpy(left, memory, JOURNAL_BYTES);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+	r = start_with_journal("hs serve", &small_log, left, JOURNAL_BYTES, true);
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+	munmap(memory, JOURNAL_BYTES);
+}
+
+/* Likewise before an idle connection is closed; the second flush there goes well. */
+static void test_idle_flush_fails(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20, .tunables.idle_ms = 50 };
+	struct rig *r = start("hs req ok:0 req fail:1:5 req ok:2 disc | hs serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	wait_for(r, !strcmp(stats_of(r).state, "idle"));
+	assert_int_equal(stats_of(r).flushes, 2);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* Nobody but this side has ended it: nothing is known to be lost. */
+static void test_own_flush_given_up(void **state)
+{
+	struct rig *r = start("hs req ok:0 req ok:1 req ok:2 req leave | hs serve", &small_log);
+
+	(void)state;
+	fill_log(r);
+	turn(r, 20);
+	backend_fail(r->backend);
+	wait_for(r, stats_of(r).connects == 2);
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* A flush of the driver has heard it: one of its flushes fails, not two. */
+static void test_asked_flush_fails(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20 };
+	struct rig *r = start("hs leave | hs req ok:0 req fail:1:5 back:0 req ok:2 "
+			      "back:0 req ok:3 back:0 req ok:4 serve", &options);
+
+	(void)state;
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_WRITE, 0, 0x11, 0)), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
 /* A predecessor that was replaying may have those writes under way: newer ones wait. */
 static void test_successor_fences_a_replay(void **state)
 {
@@ -1352,6 +1433,10 @@ int main(void)
 		cmocka_unit_test(test_successor_replays_again),
 		cmocka_unit_test(test_successor_flushes),
 		cmocka_unit_test(test_successor_tells_of_a_loss),
+		cmocka_unit_test(test_own_flush_fails),
+		cmocka_unit_test(test_idle_flush_fails),
+		cmocka_unit_test(test_own_flush_given_up),
+		cmocka_unit_test(test_asked_flush_fails),
 		cmocka_unit_test(test_successor_fences_a_replay),
 		cmocka_unit_test(test_server_away),
 		cmocka_unit_test(test_server_away_and_another),
