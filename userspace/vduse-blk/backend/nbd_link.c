@@ -335,10 +335,12 @@ static void left(struct nbd_link *link)
 	link->paused = nbd_recovery_paused(link->session);
 	link->renewing = false;
 	link->addr = 0;
-	if (renew || link->waiting.first)
+	if (renew || link->waiting.first) {
 		try_connect(link);
-	else
-		set_state(link, NBD_LINK_IDLE);
+		return;
+	}
+	link->failing = false;
+	set_state(link, NBD_LINK_IDLE);
 }
 
 static void ended(void *owner, const struct nbd_conn_end *end)
@@ -482,12 +484,14 @@ static void apply_tunables(struct nbd_link *link)
 static void fail(struct nbd_link *link)
 {
 	const bool on_the_wire = nbd_conn_oldest(link->conn) != NULL;
+	/* An idle link has no connection, but nothing says that it could not have one. */
+	const bool well = link->open || link->state == NBD_LINK_IDLE;
 
-	if (link->open && !on_the_wire && !link->held.first)
+	if (well && !on_the_wire && !link->held.first)
 		return;
 	log_warning("nbd: connection %u: requests fail until the server is back",
 		    link->params.index);
-	link->failing = !link->open || on_the_wire;
+	link->failing = !well || on_the_wire;
 	show_state(link);
 	nbd_link_fail_waiting(link);
 	/* What the server has got comes back through ended(), and fails there. */

@@ -389,6 +389,45 @@ static void test_fail_when_all_is_well(void **state)
 	end(r);
 }
 
+/* Nothing waits on a connection that is not there because nothing needs it. */
+static void test_fail_when_idle(void **state)
+{
+	const struct backend_options options = { .tunables.idle_ms = 50 };
+	struct rig *r = start("hs req data:0:0:4096:done disc | hs serve", &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	wait_for(r, !strcmp(stats_of(r).state, "idle"));
+	backend_fail(r->backend);
+	turn(r, 20);
+	assert_string_equal(stats_of(r).state, "idle");
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(stats_of(r).errors, 0);
+	end(r);
+}
+
+/* While it is being closed something may wait, which fails; what comes later is served. */
+static void test_fail_when_going_idle(void **state)
+{
+	const struct backend_options options = { .tunables.idle_ms = 50 };
+	struct rig *r = start("hs req data:0:0:4096:done disc | hs serve", &options);
+	struct io *io;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	/* That takes a few iterations, and this is one. */
+	while (!strcmp(stats_of(r).state, "ready"))
+		turn(r, 0);
+	assert_string_equal(stats_of(r).state, "idling");
+	io = submit(r, 0, BACKEND_READ, 0, 0);
+	backend_fail(r->backend);
+	assert_int_equal(finish(r, io), -EIO);
+	wait_for(r, !strcmp(stats_of(r).state, "idle"));
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(stats_of(r).errors, 1);
+	end(r);
+}
+
 /* Each has to end; that it does so in time is seen by the test ending at all. */
 static void test_close_in_any_state(void **state)
 {
@@ -1405,6 +1444,8 @@ int main(void)
 		cmocka_unit_test(test_idle),
 		cmocka_unit_test(test_fail),
 		cmocka_unit_test(test_fail_when_all_is_well),
+		cmocka_unit_test(test_fail_when_idle),
+		cmocka_unit_test(test_fail_when_going_idle),
 		cmocka_unit_test(test_close_in_any_state),
 		cmocka_unit_test(test_attempts),
 		cmocka_unit_test(test_grown),
