@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
  *	NONE --a connection is lost, and something is not flushed--> PAUSING
+ *	NONE --a connection is made, likewise--> PAUSING
  *	PAUSING --all links quiet, logs complete, one link up--> REPLAYING
- *	PAUSING --all links quiet, logs not complete--> NONE, writes are lost
+ *	PAUSING --all links quiet, logs not complete--> NONE, writes are lost if one was
  *	REPLAYING --everything written again and flushed--> NONE
  *	REPLAYING --the server refuses a write--> NONE, writes are lost
  *	REPLAYING --that connection is lost too--> PAUSING
@@ -15,6 +16,12 @@
  *
  * Whether a lost connection means a lost cache nobody tells us: the process may
  * have died, or only the cable. Replaying is right in both cases.
+ *
+ * Whether a new connection leads to the same process nobody tells us, either: the
+ * links that have unflushed writes may not have noticed yet that theirs is gone. What
+ * the new one reads, and what is written because of that, must not be older than what
+ * was acknowledged, so it begins with a replay, too. Where that cannot be, nothing is
+ * lost before a connection is.
  *
  * A device that was taken over from a killed process begins in PAUSING if its logs
  * say that something is not flushed: the first link that is up does the replay.
@@ -38,11 +45,17 @@ static bool everybody_quiet(const struct nbd_session *s)
 	return true;
 }
 
+static void go_on(struct nbd_session *s, struct loop *from)
+{
+	s->recovery = NBD_RECOVERY_NONE;
+	s->cache_lost = false;
+	nbd_session_post_all(s, from, NBD_ORDER_RECOVERY);
+}
+
 static void end_recovery(struct nbd_session *s, struct loop *from)
 {
 	nbd_journals_reset(&s->journals);
-	s->recovery = NBD_RECOVERY_NONE;
-	nbd_session_post_all(s, from, NBD_ORDER_RECOVERY);
+	go_on(s, from);
 }
 
 static void give_up(struct nbd_session *s, struct loop *from, const char *why)
@@ -59,7 +72,10 @@ static void evaluate(struct nbd_session *s, struct loop *from)
 	if (s->recovery != NBD_RECOVERY_PAUSING || !everybody_quiet(s))
 		return;
 	if (!nbd_journals_complete(&s->journals)) {
-		give_up(s, from, outcome_incomplete);
+		if (s->cache_lost)
+			give_up(s, from, outcome_incomplete);
+		else
+			go_on(s, from);
 		return;
 	}
 	for (unsigned int i = 0; i < s->nlinks; i++) {
@@ -72,8 +88,11 @@ static void evaluate(struct nbd_session *s, struct loop *from)
 	}
 }
 
+/* Unless one is under way, or there would be nothing to do. */
 static void begin(struct nbd_session *s, struct loop *from)
 {
+	if (s->recovery != NBD_RECOVERY_NONE || !nbd_journals_dirty(&s->journals))
+		return;
 	s->recovery = NBD_RECOVERY_PAUSING;
 	for (unsigned int i = 0; i < s->nlinks; i++)
 		s->members[i].quiet = false;
@@ -103,6 +122,7 @@ void nbd_recovery_leave(struct nbd_session *s, struct loop *from, unsigned int i
 void nbd_recovery_up(struct nbd_session *s, struct loop *from, unsigned int index)
 {
 	pthread_mutex_lock(&s->lock);
+	begin(s, from);
 	s->members[index].up = true;
 	s->members[index].quiet = true;
 	evaluate(s, from);
@@ -115,8 +135,10 @@ void nbd_recovery_down(struct nbd_session *s, struct loop *from, unsigned int in
 	s->members[index].up = false;
 	if (s->recovery == NBD_RECOVERY_REPLAYING && s->replayer == index)
 		s->recovery = NBD_RECOVERY_PAUSING;
-	else if (s->recovery == NBD_RECOVERY_NONE && lost && nbd_journals_dirty(&s->journals))
+	else if (lost)
 		begin(s, from);
+	if (lost && s->recovery != NBD_RECOVERY_NONE)
+		s->cache_lost = true;
 	s->members[index].quiet = true;
 	evaluate(s, from);
 	pthread_mutex_unlock(&s->lock);

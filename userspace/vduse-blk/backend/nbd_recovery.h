@@ -31,6 +31,8 @@ void nbd_recovery_leave(struct nbd_session *s, struct loop *from, unsigned int i
  * @s: the session
  * @from: its loop
  * @index: of the link
+ *
+ * The link then looks whether it is paused: others may have something unflushed.
  */
 void nbd_recovery_up(struct nbd_session *s, struct loop *from, unsigned int index);
 

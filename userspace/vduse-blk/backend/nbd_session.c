@@ -404,6 +404,7 @@ static void use_journal(struct nbd_session *s, void *memory, size_t bytes, bool 
 	}
 	/* As if a connection had been lost that carried them: whose cache, nobody knows. */
 	s->recovery = NBD_RECOVERY_PAUSING;
+	s->cache_lost = true;
 	log_info("nbd: the killed process had acknowledged writes that were not flushed");
 	if (nbd_journals_was_replaying(&s->journals))
 		fence_replayed(s, now_ns);

@@ -102,6 +102,7 @@ struct nbd_session {
 	uint64_t largest;	 /* size that was ever known */
 	bool assumed; /* @promised is not from the server, which was never reached */
 	enum nbd_recovery recovery;
+	bool cache_lost; /* perhaps: @recovery is because of a connection that was lost */
 	unsigned int replayer;
 
 	unsigned int refresh_due; /* atomic: the main thread waits for nbd_session_refreshed() */

@@ -918,6 +918,74 @@ static void test_replay_refused(void **state)
 	end(r);
 }
 
+/* Two connections are idle; then one carries a write, and the other a read. */
+static struct io *wake_both(struct rig *r)
+{
+	struct backend_tunables t = r->backend->options.tunables;
+
+	wait_for(r, !strcmp(stats_of_link(r, 0).state, "idle"));
+	wait_for(r, !strcmp(stats_of_link(r, 1).state, "idle"));
+	t.idle_ms = BACKEND_NEVER;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	return submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0);
+}
+
+/*
+ * An idle connection is made again, to a server that has lost its cache since; the
+ * other connection has not noticed yet. What it reads has to be what was acknowledged.
+ */
+static void test_idle_meets_another_server(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20,
+						 .tunables.idle_ms = 50 };
+	struct rig *r = start("hs leave | hs leave | hs req ok:0 leave | "
+			      "hs back:2 serve:2 back:2 serve", &options);
+	struct io *io = wake_both(r);
+
+	(void)state;
+	assert_int_equal(finish(r, io), 0);
+	assert_int_equal(io->data[0], 0x11);
+	assert_int_equal(stats_of_link(r, 0).replayed + stats_of_link(r, 1).replayed, 1);
+	assert_disk(r, 0, 0x11);
+	assert_int_equal(r->changes[BACKEND_LOST], 0);
+	end(r);
+}
+
+/* What cannot be written again is not taken for lost because of that. */
+static void test_idle_returns_without_a_log(void **state)
+{
+	const struct backend_options options = { .queues = 2, .tunables.idle_ms = 50 };
+	struct rig *r = start("hs leave | hs leave | hs serve:1 leave | hs serve:1 back:2 serve",
+			      &options);
+	struct io *io = wake_both(r);
+
+	(void)state;
+	assert_int_equal(finish(r, io), 0);
+	assert_int_equal(io->data[0], 0x11);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_int_equal(stats_of_link(r, 0).replayed + stats_of_link(r, 1).replayed, 0);
+	end(r);
+}
+
+/* Unless the other one notices that there is nobody, while the first one waits for it. */
+static void test_idle_meets_a_loss_without_a_log(void **state)
+{
+	const struct backend_options options = { .queues = 2, .tunables.idle_ms = 50 };
+	struct rig *r = start("hs leave | hs leave | hs req ok:0 req leave | "
+			      "hs hangup serve:1 leave | hs serve", &options);
+	struct io *busy, *io;
+
+	(void)state;
+	io = wake_both(r);
+	busy = submit(r, 1, BACKEND_READ, BLOCK, 0);
+	assert_int_equal(finish(r, io), 0);
+	assert_int_equal(finish(r, busy), 0);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
 /* --- a process that is killed --- */
 
 #define JOURNAL_BYTES (2u << 20)
@@ -1470,6 +1538,9 @@ int main(void)
 		cmocka_unit_test(test_flush_in_flight),
 		cmocka_unit_test(test_replay_interrupted),
 		cmocka_unit_test(test_replay_refused),
+		cmocka_unit_test(test_idle_meets_another_server),
+		cmocka_unit_test(test_idle_returns_without_a_log),
+		cmocka_unit_test(test_idle_meets_a_loss_without_a_log),
 		cmocka_unit_test(test_successor_replays),
 		cmocka_unit_test(test_successor_replays_again),
 		cmocka_unit_test(test_successor_flushes),
