@@ -203,6 +203,20 @@ static void log_return(struct nbd_link *link)
 	link->logged = _BACKEND_LOSS_MAX;
 }
 
+/*
+ * The export has grown, but a server holds each connection to the size that it
+ * has told on it.
+ */
+static void renew(struct nbd_link *link)
+{
+	if (link->state != NBD_LINK_READY ||
+	    nbd_conn_export(link->conn)->size >= nbd_session_size(link->session))
+		return;
+	link->renewing = true;
+	nbd_link_update_flowing(link);
+	nbd_link_check_quiet(link);
+}
+
 static void ready(struct nbd_link *link)
 {
 	link->failing = false;
@@ -212,6 +226,9 @@ static void ready(struct nbd_link *link)
 	nbd_session_set_lost(link->session, link->loop, link->params.index, false);
 	link->last_ns = loop_now_ns(link->loop);
 	arm_idle(link, link->t.idle_ms);
+	/* The order may have come, or the growth been seen, since this handshake began. */
+	if (!link->starting)
+		renew(link);
 	nbd_link_advance(link);
 	if (link->starting)
 		loop_stop(link->loop);
@@ -254,20 +271,6 @@ void nbd_link_check_quiet(struct nbd_link *link)
 	}
 }
 
-/*
- * The export has grown, but a server holds each connection to the size that it
- * has told on it.
- */
-static void renew(struct nbd_link *link)
-{
-	if (link->state != NBD_LINK_READY ||
-	    nbd_conn_export(link->conn)->size >= nbd_session_size(link->session))
-		return;
-	link->renewing = true;
-	nbd_link_update_flowing(link);
-	nbd_link_check_quiet(link);
-}
-
 static bool same_export(const struct nbd_export *a, const struct nbd_export *b)
 {
 	return a->size == b->size && a->flags == b->flags && a->min_block == b->min_block &&
@@ -278,7 +281,7 @@ static void take_up(struct nbd_link *link)
 {
 	const struct nbd_export *export = nbd_conn_export(link->conn);
 
-	link->restricted = nbd_session_check(link->session, link->loop, export);
+	link->restricted = nbd_session_check(link->session, link->loop, export, link->sizes);
 	link->journaling = link->session->journaling && export->flags & NBD_FLAG_SEND_FLUSH;
 	set_state(link, NBD_LINK_RECOVERING);
 	nbd_recovery_up(link->session, link->loop, link->params.index);
@@ -291,6 +294,7 @@ static void connected(void *owner)
 {
 	struct nbd_link *link = owner;
 
+	link->sizes = nbd_session_sizes(link->session);
 	set_state(link, NBD_LINK_HANDSHAKE);
 	limit_state(link, link->t.handshake_ms);
 }
@@ -400,7 +404,8 @@ static void asked(void *owner)
 {
 	struct nbd_link *link = owner;
 
-	nbd_session_check(link->session, link->loop, nbd_conn_export(link->asking));
+	nbd_session_check(link->session, link->loop, nbd_conn_export(link->asking),
+			  link->asking_sizes);
 	nbd_conn_close(link->asking);
 }
 
@@ -448,6 +453,7 @@ static void refresh(struct nbd_link *link)
 
 	if (link->asking)
 		return;
+	link->asking_sizes = nbd_session_sizes(link->session);
 	ret = nbd_conn_create(link->loop, &params, &link->asking, &e);
 	if (!ret)
 		ret = nbd_conn_connect(link->asking, &link->session->addrs[link->addr], &e);
@@ -634,6 +640,7 @@ int nbd_link_open(struct loop *loop, const struct nbd_link_params *params, int f
 		return ret;
 	}
 	link->starting = false;
+	renew(link);
 	*ret_link = link;
 	return 0;
 }

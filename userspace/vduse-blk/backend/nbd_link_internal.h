@@ -110,6 +110,7 @@ struct nbd_link {
 	unsigned int addr;
 	unsigned int attempts; /* failed, in a row, without an answer to anything */
 	unsigned int patience; /* request timeouts in a row: the limit doubles */
+	unsigned int sizes; /* nbd_session_sizes() when the handshake began */
 	uint64_t state_since_ns;
 	uint64_t down_since_ns;
 	uint32_t backoff_ms;
@@ -135,6 +136,7 @@ struct nbd_link {
 
 	/* A connection that only asks. */
 	struct nbd_conn *asking;
+	unsigned int asking_sizes;
 	struct loop_timer asking_timer;
 };
 

@@ -164,20 +164,36 @@ static void meet(struct nbd_session *s, const struct nbd_export *export, struct 
 	before->min_block = export->min_block;
 }
 
-bool nbd_session_check(struct nbd_session *s, struct loop *from, const struct nbd_export *export)
+unsigned int nbd_session_sizes(struct nbd_session *s)
+{
+	unsigned int sizes;
+
+	pthread_mutex_lock(&s->lock);
+	sizes = s->sizes;
+	pthread_mutex_unlock(&s->lock);
+	return sizes;
+}
+
+bool nbd_session_check(struct nbd_session *s, struct loop *from, const struct nbd_export *export,
+		       unsigned int sizes)
 {
 	struct nbd_export before;
-	bool less;
+	bool less, old;
 
 	pthread_mutex_lock(&s->lock);
 	before = s->known;
-	s->known = *export;
+	old = sizes != s->sizes && export->size < before.size;
+	if (!old)
+		s->known = *export;
+	s->sizes += s->known.size != before.size;
 	s->largest = max(s->largest, export->size);
 	less = less_than_promised(s, export);
 	if (s->assumed)
 		meet(s, export, &before);
 	pthread_mutex_unlock(&s->lock);
 
+	if (old)
+		return less;
 	if (export->size != before.size) {
 		log_warning("nbd: the export's size was %" PRIu64 " bytes and is %" PRIu64 " now",
 			    before.size, export->size);

@@ -99,6 +99,7 @@ struct nbd_session {
 	/* Under the lock. */
 	struct backend_tunables tunables;
 	struct nbd_export known; /* as the server said last */
+	unsigned int sizes;	 /* how often its size has changed */
 	uint64_t largest;	 /* size that was ever known */
 	bool assumed; /* @promised is not from the server, which was never reached */
 	enum nbd_recovery recovery;
@@ -236,17 +237,29 @@ void nbd_session_refreshed(struct nbd_session *s, struct loop *from, int error);
 void nbd_session_set_lost(struct nbd_session *s, struct loop *from, unsigned int index, bool lost);
 
 /**
+ * nbd_session_sizes() - how often the size of the export has changed
+ * @s: the session
+ *
+ * Return: the number, for nbd_session_check().
+ */
+unsigned int nbd_session_sizes(struct nbd_session *s);
+
+/**
  * nbd_session_check() - the server has said what the export is
  * @s: the session
  * @from: the calling thread's loop
  * @export: what it said
+ * @sizes: nbd_session_sizes() before it was asked
  *
- * What is new is logged and becomes an event, once for all links.
+ * What is new is logged and becomes an event, once for all links. What may be older
+ * than what another link was told meanwhile is not new; the link sees from
+ * nbd_session_size() that it has to ask again.
  *
  * Return: true if the device was promised more, so that each request has to
  * pass nbd_session_fits().
  */
-bool nbd_session_check(struct nbd_session *s, struct loop *from, const struct nbd_export *export);
+bool nbd_session_check(struct nbd_session *s, struct loop *from, const struct nbd_export *export,
+		       unsigned int sizes);
 
 /**
  * nbd_session_size() - of the export, as the server said last

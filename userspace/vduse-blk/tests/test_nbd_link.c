@@ -651,6 +651,52 @@ static void test_renew_when_a_replay_ends(void **state)
 	end(r);
 }
 
+/* The first connection comes back at once, the second, on which nothing was answered, later. */
+static const struct backend_options first_first = { .queues = 2, .replay_log = 1 << 20,
+						    .tunables.reconnect_min_ms = 500 };
+
+/*
+ * Both are lost. The first one replays on a connection of the old size, and the
+ * second one comes back meanwhile, to a larger export.
+ */
+static void test_grown_during_a_replay(void **state)
+{
+	struct rig *r = start("hs leave | hs back:0 req ok:0 hangup | hs req leave | "
+			      EXPORT(2097152, 0x16d) "sleep:50 back:0 ok:1 serve:1 disc | "
+			      EXPORT(2097152, 0x16d) "req data:3:0:4096:done serve",
+			      &first_first);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_READ, NBD_SCRIPT_SIZE, 0), 0);
+	assert_int_equal(stats_of(r).connects, 3);
+	assert_int_equal(r->changes[BACKEND_GROWN], 1);
+	assert_int_equal(r->changes[BACKEND_SHRUNK], 0);
+	end(r);
+}
+
+/* The first one has been told the old size, and its handshake ends after the growth was seen. */
+static void test_grown_during_a_handshake(void **state)
+{
+	struct rig *r = start("hs leave | hs back:0 req data:0:0:4096:done hangup | "
+			      "greet flags opt:8 ack opt:7 info:1048576:0x16d "
+			      "block:1:4096:33554432 leave | "
+			      EXPORT(2097152, 0x16d) "req data:1:0:4096:done back:0 ack disc | "
+			      EXPORT(2097152, 0x16d) "req data:2:0:4096:done serve",
+			      &first_first);
+	struct io *second = submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(finish(r, second), 0);
+	assert_int_equal(run(r, BACKEND_READ, NBD_SCRIPT_SIZE, 0), 0);
+	assert_int_equal(r->backend->info.size, 2 * NBD_SCRIPT_SIZE);
+	assert_int_equal(stats_of(r).connects, 3);
+	assert_int_equal(r->changes[BACKEND_GROWN], 1);
+	assert_int_equal(r->changes[BACKEND_SHRUNK], 0);
+	end(r);
+}
+
 /* --- late writes --- */
 
 /*
@@ -1524,6 +1570,8 @@ int main(void)
 		cmocka_unit_test(test_refreshed),
 		cmocka_unit_test(test_refresh_without_queues),
 		cmocka_unit_test(test_renew_when_a_replay_ends),
+		cmocka_unit_test(test_grown_during_a_replay),
+		cmocka_unit_test(test_grown_during_a_handshake),
 		cmocka_unit_test(test_late_write),
 		cmocka_unit_test(test_fence_deadline),
 		cmocka_unit_test(test_fence_tunable),
