@@ -8,7 +8,8 @@
  * asked for a flush of its own, this link sends one too, and the round is over
  * when all have answered. Flushes that come meanwhile wait for the next round,
  * and all of them are answered by it. A link that has lost its connection
- * answers when it has recovered; so does this one.
+ * answers when it has recovered; so does this one. Who gives up (backend_fail())
+ * does not wait for that: other links may have nothing that they would give up.
  *
  * The asked side. One flush is on its way for others at a time. Who asks
  * meanwhile gets the answer to the next one, since the one under way may have
@@ -171,6 +172,10 @@ void nbd_flush_submit(struct nbd_link *link, struct backend_request *req)
 	struct nbd_flush *f = &link->flush;
 
 	req->losses = __atomic_load_n(&link->session->losses, __ATOMIC_ACQUIRE);
+	if (unlikely(link->failing)) {
+		nbd_link_enter(link, req);
+		return;
+	}
 	if (f->active) {
 		nbd_list_push(&f->waiting, req);
 		return;
@@ -181,6 +186,31 @@ void nbd_flush_submit(struct nbd_link *link, struct backend_request *req)
 	}
 	nbd_list_push(&f->round, req);
 	start_round(link);
+}
+
+bool nbd_flush_waits(const struct nbd_link *link)
+{
+	return link->flush.round.first || link->flush.waiting.first;
+}
+
+static void fail_list(struct nbd_link *link, struct backend_request *req)
+{
+	while (req) {
+		struct backend_request *next = req->next;
+
+		nbd_link_complete(link, req, -EIO);
+		req = next;
+	}
+}
+
+/* A round that has begun goes on until all have answered, but is nobody's any more. */
+void nbd_flush_fail(struct nbd_link *link)
+{
+	struct backend_request *round = nbd_list_take(&link->flush.round);
+	struct backend_request *waiting = nbd_list_take(&link->flush.waiting);
+
+	fail_list(link, round);
+	fail_list(link, waiting);
 }
 
 static void collect_answers(struct nbd_link *link)

@@ -493,12 +493,14 @@ static void fail(struct nbd_link *link)
 	/* An idle link has no connection, but nothing says that it could not have one. */
 	const bool well = link->open || link->state == NBD_LINK_IDLE;
 
-	if (well && !on_the_wire && !link->held.first)
+	if (well && !on_the_wire && !link->held.first && !nbd_flush_waits(link))
 		return;
-	log_warning("nbd: connection %u: requests fail until the server is back",
-		    link->params.index);
 	link->failing = !well || on_the_wire;
+	log_warning("nbd: connection %u: %s", link->params.index,
+		    link->failing ? "requests fail until the server is back" :
+				    "requests that wait fail");
 	show_state(link);
+	nbd_flush_fail(link);
 	nbd_link_fail_waiting(link);
 	/* What the server has got comes back through ended(), and fails there. */
 	if (on_the_wire)

@@ -189,6 +189,10 @@ void nbd_flush_ordered(struct nbd_link *link, unsigned int orders);
 void nbd_flush_leave(struct nbd_link *link);
 /* The log is crowded. */
 void nbd_flush_make_room(struct nbd_link *link);
+/* Do flushes of this link wait for the answers of others? */
+bool nbd_flush_waits(const struct nbd_link *link);
+/* They fail. */
+void nbd_flush_fail(struct nbd_link *link);
 /* A flush that has succeeded on every connection: 0, or -EIO if it would lie. */
 int nbd_flush_verdict(struct nbd_link *link, const struct backend_request *req);
 

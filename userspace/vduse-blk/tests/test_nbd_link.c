@@ -42,7 +42,7 @@ struct io {
 struct rig {
 	struct loop *loop;
 	struct backend *backend;
-	struct backend_queue *q[2];
+	struct backend_queue *q[3];
 	struct nbd_script s;
 	struct loop_timer timer;
 	struct backend_options options;
@@ -425,6 +425,49 @@ static void test_fail_when_going_idle(void **state)
 	wait_for(r, !strcmp(stats_of(r).state, "idle"));
 	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
 	assert_int_equal(stats_of(r).errors, 1);
+	end(r);
+}
+
+/* The order to flush comes to the other queue with the order to give up, and after it. */
+static void test_fail_a_flush_that_is_asked_for(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20 };
+	struct rig *r = start("hs leave | hs req ok:0 leave | wait", &options);
+	struct io *flush;
+
+	(void)state;
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_WRITE, 0, 0x11, 0)), 0);
+	flush = submit(r, 0, BACKEND_FLUSH, 0, 0);
+	backend_fail(r->backend);
+	assert_int_equal(finish(r, flush), -EIO);
+	/* What is under way for it is not waited for, either. */
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+	assert_int_equal(stats_of(r).errors, 2);
+	end(r);
+}
+
+/*
+ * The third queue hangs in the first flush. The second one does not, but has carried a
+ * write since, and would in the next flush, which is waiting.
+ */
+static void test_fail_a_flush_that_waits(void **state)
+{
+	const struct backend_options options = { .queues = 3, .replay_log = 1 << 20 };
+	struct rig *r = start("hs leave | hs leave | hs back:1 req ok:0 back:1 req ok:1 req "
+			      "back:1 req ok:3 back:0 req ok:4 back:0 req ok:5 leave | wait",
+			      &options);
+	struct io *flush[2];
+
+	(void)state;
+	for (unsigned int i = 1; i < 3; i++)
+		assert_int_equal(finish(r, submit_on(r, i, 0, BACKEND_WRITE, 0, 0x11, 0)), 0);
+	for (unsigned int i = 0; i < 2; i++)
+		flush[i] = submit(r, i, BACKEND_FLUSH, 0, 0);
+	wait_for(r, stats_of_link(r, 1).flushes && stats_of_link(r, 2).flushes);
+	assert_int_equal(finish(r, submit_on(r, 1, 2, BACKEND_WRITE, 0, 0x22, 0)), 0);
+	backend_fail(r->backend);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_int_equal(finish(r, flush[i]), -EIO);
 	end(r);
 }
 
@@ -1560,6 +1603,8 @@ int main(void)
 		cmocka_unit_test(test_fail_when_all_is_well),
 		cmocka_unit_test(test_fail_when_idle),
 		cmocka_unit_test(test_fail_when_going_idle),
+		cmocka_unit_test(test_fail_a_flush_that_is_asked_for),
+		cmocka_unit_test(test_fail_a_flush_that_waits),
 		cmocka_unit_test(test_close_in_any_state),
 		cmocka_unit_test(test_attempts),
 		cmocka_unit_test(test_grown),
