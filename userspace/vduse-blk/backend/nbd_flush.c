@@ -94,12 +94,14 @@ static void finish_round(struct nbd_link *link)
 {
 	struct nbd_flush *f = &link->flush;
 	struct backend_request *req = nbd_list_take(&f->round);
+	/* The first that ends may be followed by a flush that begins a new round. */
+	const int error = f->error;
 
 	f->active = false;
 	while (req) {
 		struct backend_request *next = req->next;
 
-		nbd_link_complete(link, req, f->error ? f->error : nbd_flush_verdict(link, req));
+		nbd_link_complete(link, req, error ? error : nbd_flush_verdict(link, req));
 		req = next;
 	}
 	if (f->waiting.first && !f->active) {

@@ -1302,6 +1302,35 @@ static void test_asked_flush_fails(void **state)
 	end(r);
 }
 
+/* The driver flushes again as soon as it hears of the first end. */
+static void flush_again(struct backend_request *req, int error)
+{
+	struct rig *r = container_of(req, struct rig, io[1].req);
+
+	io_done(req, error);
+	submit(r, 3, BACKEND_FLUSH, 0, 0);
+}
+
+/* A round that has failed has done so for all its flushes, also if it is followed at once. */
+static void test_round_fails(void **state)
+{
+	const struct backend_options options = { .queues = 2, .replay_log = 1 << 20 };
+	struct rig *r = start("hs leave | hs req ok:0 req fail:1:5 back:0 req ok:2 "
+			      "back:0 req fail:3:5 back:0 req ok:4 "
+			      "back:0 req ok:5 back:0 req ok:6 serve", &options);
+	struct io *flush[3];
+
+	(void)state;
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_WRITE, 0, 0x11, 0)), 0);
+	for (unsigned int i = 0; i < 3; i++)
+		flush[i] = submit(r, i, BACKEND_FLUSH, 0, 0);
+	flush[1]->req.done = flush_again;
+	for (unsigned int i = 0; i < 3; i++)
+		assert_int_equal(finish(r, flush[i]), -EIO);
+	assert_int_equal(finish(r, &r->io[3]), 0);
+	end(r);
+}
+
 /* A predecessor that was replaying may have those writes under way: newer ones wait. */
 static void test_successor_fences_a_replay(void **state)
 {
@@ -1642,6 +1671,7 @@ int main(void)
 		cmocka_unit_test(test_idle_flush_fails),
 		cmocka_unit_test(test_own_flush_given_up),
 		cmocka_unit_test(test_asked_flush_fails),
+		cmocka_unit_test(test_round_fails),
 		cmocka_unit_test(test_successor_fences_a_replay),
 		cmocka_unit_test(test_server_away),
 		cmocka_unit_test(test_server_away_and_another),
