@@ -27,6 +27,7 @@
 #include <errno.h>
 
 #include "backend/nbd_link_internal.h"
+#include "base/clock.h"
 #include "base/log.h"
 
 enum {
@@ -50,6 +51,25 @@ void nbd_flush_release(struct nbd_link *link)
 {
 	free(link->flush.serving);
 	free(link->flush.next);
+}
+
+/*
+ * The two below, and a new loss, take turns: a loss that comes between the flush that
+ * tells of the one before and the time it did so must not be forgotten with that.
+ */
+static bool tell_loss(struct nbd_session *s, bool reports)
+{
+	bool tells;
+
+	pthread_mutex_lock(&s->lock);
+	tells = reports || __atomic_load_n(&s->unreported, __ATOMIC_ACQUIRE);
+	if (tells) {
+		/* Not the loop's time: flushes may have been submitted elsewhere since that. */
+		__atomic_store_n(&s->told_ns, clock_now_ns(), __ATOMIC_RELEASE);
+		__atomic_store_n(&s->unreported, 0, __ATOMIC_RELEASE);
+	}
+	pthread_mutex_unlock(&s->lock);
+	return tells;
 }
 
 /*
@@ -79,9 +99,8 @@ int nbd_flush_verdict(struct nbd_link *link, const struct backend_request *req)
 			forget_loss(s, req);
 		return 0;
 	}
-	if (!__atomic_exchange_n(&s->unreported, 0, __ATOMIC_ACQ_REL) && !reports)
+	if (!tell_loss(s, reports))
 		return 0;
-	__atomic_store_n(&s->told_ns, loop_now_ns(link->loop), __ATOMIC_RELEASE);
 	log_error("nbd: a flush fails, because acknowledged writes were lost");
 	return -EIO;
 }

@@ -89,7 +89,8 @@ struct nbd_session {
 
 	/*
 	 * Acknowledged writes were lost for good: so many times; not reported yet;
-	 * when the flush that reported it ended, or 0. Atomic.
+	 * when the flush that reported it ended, or 0. Changed under the lock, read
+	 * by every flush: atomic.
 	 */
 	unsigned int losses;
 	unsigned int unreported;

@@ -22,6 +22,8 @@
 
 #include "backend/backend.h"
 #include "backend/nbd_journal.h"
+#include "backend/nbd_link_internal.h"
+#include "base/clock.h"
 #include "nbd_script.h"
 #include "nbdkit.h"
 
@@ -1302,6 +1304,61 @@ static void test_asked_flush_fails(void **state)
 	end(r);
 }
 
+static bool successor_tells(void *memory)
+{
+	struct nbd_journals journals;
+	enum nbd_journal_found found;
+	struct error e = ERROR_INIT;
+	uint8_t *left = map_journal();
+	bool lost;
+
+	memcpy(left, memory, JOURNAL_BYTES);
+	assert_int_equal(nbd_journals_create(&journals, 1, 0), 0);
+	assert_int_equal(nbd_journals_place(&journals, left, JOURNAL_BYTES, true, &found, &lost, &e),
+			 0);
+	nbd_journals_destroy(&journals);
+	munmap(left, JOURNAL_BYTES);
+	return lost;
+}
+
+/*
+ * A loop that has been busy for a while has a flush fail because of a loss. Another
+ * flush, submitted elsewhere in that while, does not know whether the driver has heard
+ * of the first; one that is submitted afterwards can.
+ */
+static void test_when_a_loss_is_told(void **state)
+{
+	struct nbd_session s = { .nlinks = 1, .journaling = true };
+	struct nbd_link link = { .session = &s };
+	struct loop_params lp = { 0 };
+	struct backend_request first = { 0 }, meanwhile = { 0 }, after = { 0 };
+	uint8_t *memory = map_journal();
+	struct error e = ERROR_INIT;
+	uint64_t began;
+
+	(void)state;
+	assert_int_equal(loop_create(&lp, &link.loop, &e), 0);
+	assert_int_equal(nbd_session_init(&s, 0), 0);
+	nbd_session_use_journal(&s, memory, JOURNAL_BYTES, false, 0);
+	pthread_mutex_lock(&s.lock);
+	nbd_session_owe_flush_error(&s);
+	pthread_mutex_unlock(&s.lock);
+	first.losses = meanwhile.losses = after.losses = s.losses;
+	began = loop_now_ns(link.loop);
+	while ((meanwhile.since_ns = clock_now_ns()) == began)
+		;
+	assert_int_equal(nbd_flush_verdict(&link, &first), -EIO);
+	assert_int_equal(nbd_flush_verdict(&link, &meanwhile), 0);
+	assert_true(successor_tells(memory));
+	while ((after.since_ns = clock_now_ns()) == s.told_ns)
+		;
+	assert_int_equal(nbd_flush_verdict(&link, &after), 0);
+	assert_false(successor_tells(memory));
+	nbd_session_release(&s);
+	loop_destroy(link.loop);
+	munmap(memory, JOURNAL_BYTES);
+}
+
 /* The driver flushes again as soon as it hears of the first end. */
 static void flush_again(struct backend_request *req, int error)
 {
@@ -1671,6 +1728,7 @@ int main(void)
 		cmocka_unit_test(test_idle_flush_fails),
 		cmocka_unit_test(test_own_flush_given_up),
 		cmocka_unit_test(test_asked_flush_fails),
+		cmocka_unit_test(test_when_a_loss_is_told),
 		cmocka_unit_test(test_round_fails),
 		cmocka_unit_test(test_successor_fences_a_replay),
 		cmocka_unit_test(test_server_away),
