@@ -505,7 +505,12 @@ static int learn_export(struct nbd_backend *b, struct error *e)
  */
 static void nbd_prior_write(struct backend *backend, uint64_t offset, uint64_t length)
 {
-	nbd_fence_add(&to_nbd(backend)->session.fence, 0, offset, length, clock_now_ns());
+	const struct nbd_fence_range range = { .start = offset,
+					       .end = offset + length,
+					       .since_ns = clock_now_ns(),
+					       .age = NBD_FENCE_UNLOGGED };
+
+	nbd_fence_add(&to_nbd(backend)->session.fence, &range);
 }
 
 static int start_session(struct nbd_backend *b, struct error *e)

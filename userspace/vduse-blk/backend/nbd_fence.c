@@ -55,6 +55,7 @@ static void merge(struct nbd_fence *f, const struct nbd_fence_range *add)
 	into->start = min(into->start, add->start);
 	into->end = max(into->end, add->end);
 	into->since_ns = max(into->since_ns, add->since_ns);
+	into->age = min(into->age, add->age);
 	/* NBD_FENCE_NEVER, if one of the two is not closed. */
 	into->closed_ns = max(into->closed_ns, add->closed_ns);
 	/* Of two connections: that one of them is closed is not enough, so it has to age. */
@@ -62,11 +63,11 @@ static void merge(struct nbd_fence *f, const struct nbd_fence_range *add)
 		into->epoch = 0;
 }
 
-void nbd_fence_add(struct nbd_fence *f, uint32_t epoch, uint64_t offset, uint64_t length,
-		   uint64_t now_ns)
+void nbd_fence_add(struct nbd_fence *f, const struct nbd_fence_range *range)
 {
-	struct nbd_fence_range r = { offset, offset + length, now_ns, NBD_FENCE_NEVER, epoch };
+	struct nbd_fence_range r = *range;
 
+	r.closed_ns = NBD_FENCE_NEVER;
 	pthread_mutex_lock(&f->lock);
 	if (f->count < NBD_FENCE_RANGES) {
 		f->ranges[f->count] = r;
@@ -77,13 +78,14 @@ void nbd_fence_add(struct nbd_fence *f, uint32_t epoch, uint64_t offset, uint64_
 	pthread_mutex_unlock(&f->lock);
 }
 
-bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length)
+bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length, uint64_t age)
 {
 	bool blocks = false;
 
 	pthread_mutex_lock(&f->lock);
 	for (unsigned int i = 0; i < f->count && !blocks; i++)
-		blocks = offset < f->ranges[i].end && f->ranges[i].start < offset + length;
+		blocks = f->ranges[i].age < age && offset < f->ranges[i].end &&
+			 f->ranges[i].start < offset + length;
 	pthread_mutex_unlock(&f->lock);
 	return blocks;
 }

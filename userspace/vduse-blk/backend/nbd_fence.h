@@ -7,6 +7,10 @@
  * bytes has to wait until the old one can no longer follow it. Nobody tells for
  * certain when that is: time has to pass, less of it when the peer has closed.
  *
+ * Which of two is newer is told by their ages: that of a write which a replay has
+ * sent is its number in the log; then come those that were sent and are in no log,
+ * in no order that a driver could know; then those that were never sent.
+ *
  * One table serves all queues: the newer write may come on another one. Any
  * thread may call everything here; only the first look is on the way of every
  * write, and it reads one counter.
@@ -21,11 +25,16 @@
 /* More ranges than that are merged, which makes some writes wait without need. */
 #define NBD_FENCE_RANGES 1024
 
+/* Ages. Below them: numbers in the log (nbd_journal.h). */
+#define NBD_FENCE_UNLOGGED (UINT64_MAX - 1)
+#define NBD_FENCE_UNSENT   UINT64_MAX
+
 struct nbd_fence_range {
 	uint64_t start, end;
-	uint64_t since_ns;
+	uint64_t since_ns;  /* for nbd_fence_expire() */
 	uint64_t closed_ns; /* when the peer closed; NBD_FENCE_NEVER: it has not */
-	uint32_t epoch;
+	uint64_t age;	    /* what is younger waits */
+	uint32_t epoch;	    /* of its connection; 0: nobody will see that close */
 };
 
 struct nbd_fence {
@@ -67,13 +76,9 @@ uint32_t nbd_fence_epoch(struct nbd_fence *f);
 /**
  * nbd_fence_add() - a write to these bytes may come late
  * @f: the table
- * @epoch: of its connection
- * @offset: first byte
- * @length: bytes
- * @now_ns: for nbd_fence_expire()
+ * @range: copied; the peer has not closed
  */
-void nbd_fence_add(struct nbd_fence *f, uint32_t epoch, uint64_t offset, uint64_t length,
-		   uint64_t now_ns);
+void nbd_fence_add(struct nbd_fence *f, const struct nbd_fence_range *range);
 
 /**
  * nbd_fence_active() - is anything fenced?
@@ -98,14 +103,15 @@ static inline unsigned int nbd_fence_ranges(const struct nbd_fence *f)
 }
 
 /**
- * nbd_fence_blocks() - must a new write wait?
+ * nbd_fence_blocks() - must a write wait?
  * @f: the table
  * @offset: first byte
  * @length: bytes
+ * @age: of the write
  *
- * Return: true if any of its bytes is fenced.
+ * Return: true if an older one may still change any of its bytes.
  */
-bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length);
+bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length, uint64_t age);
 
 /**
  * nbd_fence_closed() - the peer has closed a connection

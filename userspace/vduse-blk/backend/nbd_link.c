@@ -69,12 +69,14 @@ void nbd_link_update_flowing(struct nbd_link *link)
 	link->flowing = link->open && !link->restricted;
 }
 
-static void show_state(struct nbd_link *link)
+void nbd_link_show_state(struct nbd_link *link)
 {
 	const char *name = state_names[link->state];
 
 	if (link->failing)
 		name = "failed";
+	else if (link->fenced)
+		name = "fenced";
 	__atomic_store_n(&link->stats->state, name, __ATOMIC_RELAXED);
 }
 
@@ -84,7 +86,7 @@ static void set_state(struct nbd_link *link, enum nbd_link_state state)
 	link->state = state;
 	link->state_since_ns = loop_now_ns(link->loop);
 	nbd_link_update_flowing(link);
-	show_state(link);
+	nbd_link_show_state(link);
 }
 
 /* The limit counts from the beginning of the state, also when it changes meanwhile. */
@@ -245,7 +247,7 @@ static void follow_recovery(struct nbd_link *link)
 		ready(link);
 	} else if (link->state == NBD_LINK_READY && was_paused && !link->paused) {
 		link->failing = false;
-		show_state(link);
+		nbd_link_show_state(link);
 		nbd_link_advance(link);
 	}
 	if (!link->paused) {
@@ -499,7 +501,7 @@ static void fail(struct nbd_link *link)
 	log_warning("nbd: connection %u: %s", link->params.index,
 		    link->failing ? "requests fail until the server is back" :
 				    "requests that wait fail");
-	show_state(link);
+	nbd_link_show_state(link);
 	nbd_flush_fail(link);
 	nbd_link_fail_waiting(link);
 	/* What the server has got comes back through ended(), and fails there. */

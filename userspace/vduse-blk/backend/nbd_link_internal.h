@@ -13,8 +13,9 @@
 
 /* req->state */
 #define NBD_REQ_INTERNAL (1u << 0) /* of the link itself: done() goes straight to its maker */
-#define NBD_REQ_AGAIN	 (1u << 1) /* was on the wire before: no fence holds it */
-#define NBD_REQ_ANSWERED (1u << 2) /* internal: its error is the server's, not this side's */
+#define NBD_REQ_AGAIN	 (1u << 1) /* was on the wire before; its own late self does not hold it */
+#define NBD_REQ_REPLAYED (1u << 2) /* of a replay: mark is its number in the log */
+#define NBD_REQ_ANSWERED (1u << 3) /* internal: its error is the server's, not this side's */
 
 enum nbd_link_state {
 	NBD_LINK_CONNECTING,
@@ -130,6 +131,7 @@ struct nbd_link {
 	uint64_t last_ns;
 	struct nbd_flush flush;
 	struct nbd_replay replay;
+	bool fenced; /* the replay waits for late writes of an earlier attempt */
 
 	struct nbd_link_drain drains[NBD_LINK_DRAINS];
 	struct loop_timer fence_timer;
@@ -153,6 +155,8 @@ void nbd_link_wake(struct nbd_link *link);
 /* Something was on the wire and is not any more, or was let in. */
 void nbd_link_check_quiet(struct nbd_link *link);
 void nbd_link_update_flowing(struct nbd_link *link);
+/* For status: the state's name, or why nothing goes on in it. */
+void nbd_link_show_state(struct nbd_link *link);
 
 /* --- nbd_link_io.c --- */
 

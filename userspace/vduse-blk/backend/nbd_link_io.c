@@ -9,8 +9,10 @@
  *
  * A request is in exactly one of these places. It waits while there is no
  * connection, or a recovery is under way; a loss brings what was on the wire
- * back to the front. It is held if it writes where a write of a connection that
- * was cut may still arrive (nbd_fence.h).
+ * back to the front. It is held if it writes where an older write of a connection
+ * that was cut may still arrive (nbd_fence.h). What is sent again does not wait for
+ * itself, but it does for an entry of the log that a replay has left behind: that
+ * was acknowledged, and so is older.
  *
  * The old connection. Its writes may still be carried out: those that were sent
  * and not answered go into the fence before anything is sent again. A socket that
@@ -91,11 +93,20 @@ static void refuse_all(struct loop_hook *hook)
 	end_list(link, nbd_list_take(&link->refused), -EIO);
 }
 
+/* Of a write that a replay or a driver has sent, or wants to send. */
+static uint64_t age(const struct backend_request *req)
+{
+	if (req->state & NBD_REQ_REPLAYED)
+		return req->mark;
+	if (req->state & NBD_REQ_AGAIN || req->flags & BACKEND_REQ_RESUBMIT)
+		return NBD_FENCE_UNLOGGED;
+	return NBD_FENCE_UNSENT;
+}
+
 static bool is_fenced(struct nbd_link *link, const struct backend_request *req)
 {
-	return nbd_writes(req) && !(req->flags & BACKEND_REQ_RESUBMIT) &&
-	       !(req->state & (NBD_REQ_AGAIN | NBD_REQ_INTERNAL)) &&
-	       nbd_fence_blocks(&link->session->fence, req->offset, req->length);
+	return nbd_writes(req) &&
+	       nbd_fence_blocks(&link->session->fence, req->offset, req->length, age(req));
 }
 
 /* What may go, goes: to the wire, to those that are held, or back. */
@@ -252,17 +263,19 @@ void nbd_link_finished(void *owner, struct backend_request *req, int error)
 /* Returns the epoch, or 0 if there is nothing that could come late. */
 static uint32_t fence(struct nbd_link *link, const struct nbd_conn_end *end)
 {
-	uint64_t now = loop_now_ns(link->loop);
-	uint32_t epoch = 0;
+	struct nbd_fence_range range = { .since_ns = loop_now_ns(link->loop) };
 
 	for (const struct backend_request *req = end->unanswered; req; req = req->next) {
 		if (!nbd_writes(req) || !req->progress)
 			continue;
-		if (!epoch)
-			epoch = nbd_fence_epoch(&link->session->fence);
-		nbd_fence_add(&link->session->fence, epoch, req->offset, req->length, now);
+		if (!range.epoch)
+			range.epoch = nbd_fence_epoch(&link->session->fence);
+		range.start = req->offset;
+		range.end = req->offset + req->length;
+		range.age = min(age(req), NBD_FENCE_UNLOGGED);
+		nbd_fence_add(&link->session->fence, &range);
 	}
-	return epoch;
+	return range.epoch;
 }
 
 static void peer_closed(struct nbd_link *link, uint32_t epoch)
@@ -336,8 +349,7 @@ void nbd_link_take_back(struct nbd_link *link, const struct nbd_conn_end *end)
 	for (; req; req = next) {
 		next = req->next;
 		/* The replay begins anew, with the same requests. */
-		if (link->replay.running && req->state & NBD_REQ_INTERNAL &&
-		    req != &link->flush.req && req != &link->flush.own)
+		if (req->state & NBD_REQ_REPLAYED)
 			continue;
 		if (req->progress || req->op == BACKEND_FLUSH) {
 			req->state |= NBD_REQ_AGAIN;
@@ -347,6 +359,7 @@ void nbd_link_take_back(struct nbd_link *link, const struct nbd_conn_end *end)
 		n++;
 	}
 	nbd_replay_abort(&link->replay);
+	link->fenced = false;
 	if (!n)
 		return;
 	counter_add(&link->stats->waiting, n);
@@ -503,6 +516,8 @@ void nbd_link_fence_lifted(struct nbd_link *link)
 		for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++)
 			drain_reset(&link->drains[i].drain);
 	release_held(link);
+	if (link->fenced)
+		nbd_replay_go_on(&link->replay);
 }
 
 /* --- replay --- */
@@ -511,9 +526,32 @@ static void send_replayed(struct nbd_replay *r, struct backend_request *req)
 {
 	struct nbd_link *link = container_of(r, struct nbd_link, replay);
 
-	req->state = NBD_REQ_INTERNAL;
+	req->state = NBD_REQ_INTERNAL | NBD_REQ_REPLAYED;
 	req->since_ns = loop_now_ns(link->loop);
 	on_the_wire(link, req);
+}
+
+static void set_fenced(struct nbd_link *link, bool fenced)
+{
+	if (link->fenced == fenced)
+		return;
+	link->fenced = fenced;
+	nbd_link_show_state(link);
+	if (fenced)
+		log_info("nbd: the replay waits for late writes of an earlier attempt");
+}
+
+static bool replay_blocked(struct nbd_replay *r, const struct nbd_journal_entry *entry)
+{
+	struct nbd_link *link = container_of(r, struct nbd_link, replay);
+	struct nbd_fence *fence = &link->session->fence;
+
+	set_fenced(link, nbd_fence_active(fence) && nbd_fence_blocks(fence, entry->offset,
+								      entry->length, entry->seq));
+	/* The attempt may have been of a link that has left, or of a killed process. */
+	if (link->fenced)
+		nbd_link_look_at_fence(link);
+	return link->fenced;
 }
 
 static void replayed(struct nbd_replay *r, int error)
@@ -522,6 +560,7 @@ static void replayed(struct nbd_replay *r, int error)
 
 	counter_set(&link->stats->replayed, r->written);
 	counter_set(&link->stats->unflushed, 0);
+	set_fenced(link, false);
 	log_info("nbd: %" PRIu64 " acknowledged writes were sent again, %s", r->written,
 		 error ? strerror(-error) : "and are stable now");
 	nbd_journals_set_replaying(&link->session->journals, false);
@@ -549,6 +588,7 @@ int nbd_link_io_init(struct nbd_link *link)
 	link->watch.expired = watch_expired;
 	link->fence_timer.expired = fence_expired;
 	link->replay.submit = send_replayed;
+	link->replay.blocked = replay_blocked;
 	link->replay.done = replayed;
 	return nbd_flush_init(link);
 }

@@ -14,6 +14,10 @@
  * is on the wire when the replay begins, what was acknowledged until then is in
  * the logs, and what was not is sent again after it.
  *
+ * An attempt that was cut short leaves entries on its connection, which may come late.
+ * The next one need not care for those that it sends again, in the same order; but where
+ * a younger entry changes the same bytes, it waits (nbd_fence.h).
+ *
  * Whether a lost connection means a lost cache nobody tells us: the process may
  * have died, or only the cable. Replaying is right in both cases.
  *

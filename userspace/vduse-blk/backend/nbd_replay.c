@@ -2,9 +2,11 @@
 /*
  * Servers carry out requests that are on the wire together in any order. So
  * several entries are on the wire at a time, for speed, but an entry that
- * overlaps one of them waits, and with it all that follow. After an error
- * nothing more is sent: what the server refuses once leaves a hole, and newer
- * entries cannot fill it.
+ * overlaps one of them waits, and with it all that follow. An older entry that an
+ * earlier attempt has left on the wire of its connection is no different, only that
+ * its end is not known for certain (blocked()). After an error nothing more is
+ * sent: what the server refuses once leaves a hole, and newer entries cannot fill
+ * it.
  */
 #include "backend/nbd_replay.h"
 
@@ -63,6 +65,7 @@ static void send_entry(struct nbd_replay *r, struct nbd_replay_slot *slot,
 		.offset = entry->offset,
 		.length = entry->length,
 		.iov = slot->iov,
+		.mark = entry->seq,
 	};
 	if (entry->op == BACKEND_WRITE)
 		slot->req.niov = nbd_journal_data(j, entry, slot->iov);
@@ -87,7 +90,7 @@ static void advance(struct nbd_replay *r)
 	while (!r->error && !r->flushing) {
 		entry = nbd_journals_next(r->journals, r->last, &j);
 		slot = entry ? free_slot(r) : NULL;
-		if (!slot || overlaps(r, entry))
+		if (!slot || overlaps(r, entry) || r->blocked(r, entry))
 			break;
 		send_entry(r, slot, j, entry);
 	}
@@ -111,6 +114,12 @@ void nbd_replay_start(struct nbd_replay *r, const struct nbd_journals *journals)
 	r->last = 0;
 	r->error = 0;
 	advance(r);
+}
+
+void nbd_replay_go_on(struct nbd_replay *r)
+{
+	if (r->running)
+		advance(r);
 }
 
 void nbd_replay_abort(struct nbd_replay *r)

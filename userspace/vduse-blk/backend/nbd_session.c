@@ -359,16 +359,21 @@ int nbd_session_init(struct nbd_session *s, uint32_t replay_log)
 	return nbd_journals_create(&s->journals, s->nlinks, s->journaling ? replay_log : 0);
 }
 
-/* Newer writes to what a predecessor was writing again wait, as with its other writes. */
+/*
+ * What a predecessor was writing again may still come: newer writes wait, as with its
+ * other writes, and so do younger entries of the log.
+ */
 static void fence_replayed(struct nbd_session *s, uint64_t now_ns)
 {
+	struct nbd_fence_range range = { .since_ns = now_ns };
 	const struct nbd_journal_entry *entry;
 	const struct nbd_journal *j;
-	uint64_t last = 0;
 
-	while ((entry = nbd_journals_next(&s->journals, last, &j))) {
-		nbd_fence_add(&s->fence, 0, entry->offset, entry->length, now_ns);
-		last = entry->seq;
+	while ((entry = nbd_journals_next(&s->journals, range.age, &j))) {
+		range.start = entry->offset;
+		range.end = entry->offset + entry->length;
+		range.age = entry->seq;
+		nbd_fence_add(&s->fence, &range);
 	}
 }
 

@@ -28,6 +28,21 @@ static int end(void **state)
 	return 0;
 }
 
+static void add(uint32_t epoch, uint64_t age, uint64_t offset, uint64_t length, uint64_t now)
+{
+	nbd_fence_add(&fence, &(struct nbd_fence_range){ .start = offset,
+							 .end = offset + length,
+							 .since_ns = now,
+							 .age = age,
+							 .epoch = epoch });
+}
+
+/* Does a write wait that was never sent? */
+static bool blocks(uint64_t offset, uint64_t length)
+{
+	return nbd_fence_blocks(&fence, offset, length, NBD_FENCE_UNSENT);
+}
+
 static void test_overlap(void **state)
 {
 	static const struct {
@@ -42,11 +57,10 @@ static void test_overlap(void **state)
 
 	(void)state;
 	assert_false(nbd_fence_active(&fence));
-	nbd_fence_add(&fence, nbd_fence_epoch(&fence), 4096, 4096, 0);
+	add(nbd_fence_epoch(&fence), NBD_FENCE_UNLOGGED, 4096, 4096, 0);
 	assert_true(nbd_fence_active(&fence));
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		assert_int_equal(nbd_fence_blocks(&fence, rows[i].offset, rows[i].length),
-				 rows[i].blocks);
+		assert_int_equal(blocks(rows[i].offset, rows[i].length), rows[i].blocks);
 }
 
 static uint64_t expire(uint64_t now, uint64_t age, uint64_t after_close, bool *ret_lifted)
@@ -64,20 +78,20 @@ static void test_closed(void **state)
 
 	(void)state;
 	assert_int_not_equal(a, b);
-	nbd_fence_add(&fence, a, 0, 512, 0);
-	nbd_fence_add(&fence, b, 0, 512, 0);
-	nbd_fence_add(&fence, a, 4096, 512, 0);
+	add(a, NBD_FENCE_UNLOGGED, 0, 512, 0);
+	add(b, NBD_FENCE_UNLOGGED, 0, 512, 0);
+	add(a, NBD_FENCE_UNLOGGED, 4096, 512, 0);
 	nbd_fence_closed(&fence, a, 100);
 	/* A close alone lifts nothing. */
-	assert_true(nbd_fence_blocks(&fence, 4096, 512));
+	assert_true(blocks(4096, 512));
 	assert_int_equal(expire(119, NBD_FENCE_NEVER, 20, &lifted), 120);
 	assert_false(lifted);
 	/* The second word of it does not prolong anything. */
 	nbd_fence_closed(&fence, a, 110);
 	assert_true(expire(120, NBD_FENCE_NEVER, 20, &lifted) == NBD_FENCE_NEVER);
 	assert_true(lifted);
-	assert_true(nbd_fence_blocks(&fence, 0, 512));
-	assert_false(nbd_fence_blocks(&fence, 4096, 512));
+	assert_true(blocks(0, 512));
+	assert_false(blocks(4096, 512));
 	/* Nor does a close: the age counts as well. */
 	nbd_fence_closed(&fence, b, 200);
 	assert_int_equal(expire(201, 210, 20, &lifted), 210);
@@ -94,14 +108,14 @@ static void test_expiry(void **state)
 	bool lifted;
 
 	(void)state;
-	nbd_fence_add(&fence, 0, 0, 512, 100);
-	nbd_fence_add(&fence, 0, 512, 512, 200);
+	add(0, NBD_FENCE_UNLOGGED, 0, 512, 100);
+	add(0, NBD_FENCE_UNLOGGED, 512, 512, 200);
 	assert_int_equal(expire(149, 50, 0, &lifted), 150);
 	assert_false(lifted);
 	assert_int_equal(expire(150, 50, 0, &lifted), 250);
 	assert_true(lifted);
-	assert_false(nbd_fence_blocks(&fence, 0, 512));
-	assert_true(nbd_fence_blocks(&fence, 512, 512));
+	assert_false(blocks(0, 512));
+	assert_true(blocks(512, 512));
 	assert_true(expire(1 << 30, NBD_FENCE_NEVER, 0, &lifted) == NBD_FENCE_NEVER);
 	assert_false(lifted);
 	/* The limit was made shorter. */
@@ -118,23 +132,65 @@ static void test_full(void **state)
 
 	(void)state;
 	for (uint64_t i = 0; i < NBD_FENCE_RANGES; i++)
-		nbd_fence_add(&fence, a, i * 8192, 4096, 10);
-	nbd_fence_add(&fence, a, 1ull << 40, 4096, 20);
-	nbd_fence_add(&fence, b, 1ull << 41, 4096, 30);
+		add(a, NBD_FENCE_UNLOGGED, i * 8192, 4096, 10);
+	add(a, NBD_FENCE_UNLOGGED, 1ull << 40, 4096, 20);
+	add(b, NBD_FENCE_UNLOGGED, 1ull << 41, 4096, 30);
 	assert_int_equal(fence.count, NBD_FENCE_RANGES);
-	assert_true(nbd_fence_blocks(&fence, 0, 1));
-	assert_true(nbd_fence_blocks(&fence, 1ull << 40, 1));
-	assert_true(nbd_fence_blocks(&fence, (1ull << 41) + 4095, 1));
+	assert_true(blocks(0, 1));
+	assert_true(blocks(1ull << 40, 1));
+	assert_true(blocks((1ull << 41) + 4095, 1));
 	/* Neither connection's close is enough for what was merged of both. */
 	nbd_fence_closed(&fence, a, 35);
 	nbd_fence_closed(&fence, b, 35);
 	assert_int_equal(expire(35, 10, 0, &lifted), 40);
 	assert_true(lifted);
-	assert_true(nbd_fence_blocks(&fence, 1ull << 40, 1));
-	assert_true(nbd_fence_blocks(&fence, 1ull << 41, 1));
-	assert_false(nbd_fence_blocks(&fence, 0, 1));
+	assert_true(blocks(1ull << 40, 1));
+	assert_true(blocks(1ull << 41, 1));
+	assert_false(blocks(0, 1));
 	expire(40, 10, 0, &lifted);
 	assert_false(nbd_fence_active(&fence));
+}
+
+/* A write waits for those that are older than it is, and so not for itself. */
+static void test_ages(void **state)
+{
+	static const struct {
+		uint64_t age;
+		bool first, second, unlogged;
+	} rows[] = {
+		{ 6, false, false, false },
+		{ 7, false, false, false },
+		{ 8, true, false, false },
+		{ 9, true, false, false },
+		{ 10, true, true, false },
+		{ NBD_FENCE_UNLOGGED, true, true, false },
+		{ NBD_FENCE_UNSENT, true, true, true },
+	};
+
+	(void)state;
+	add(1, 7, 0, 4096, 0);
+	add(1, 9, 4096, 4096, 0);
+	add(1, NBD_FENCE_UNLOGGED, 8192, 4096, 0);
+	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(nbd_fence_blocks(&fence, 0, 512, rows[i].age), rows[i].first);
+		assert_int_equal(nbd_fence_blocks(&fence, 4096, 512, rows[i].age), rows[i].second);
+		assert_int_equal(nbd_fence_blocks(&fence, 8192, 512, rows[i].age),
+				 rows[i].unlogged);
+		assert_int_equal(nbd_fence_blocks(&fence, 0, 12288, rows[i].age),
+				 rows[i].first || rows[i].second || rows[i].unlogged);
+	}
+}
+
+/* What was merged is as old as the oldest of it. */
+static void test_ages_merged(void **state)
+{
+	(void)state;
+	for (uint64_t i = 0; i < NBD_FENCE_RANGES; i++)
+		add(1, NBD_FENCE_UNLOGGED, i * 8192, 4096, 0);
+	add(1, 7, 1ull << 40, 4096, 0);
+	assert_false(nbd_fence_blocks(&fence, 1ull << 40, 512, 7));
+	assert_true(nbd_fence_blocks(&fence, 1ull << 40, 512, 8));
+	assert_false(nbd_fence_blocks(&fence, 0, 512, NBD_FENCE_UNLOGGED));
 }
 
 int main(void)
@@ -144,6 +200,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_closed, begin, end),
 		cmocka_unit_test_setup_teardown(test_expiry, begin, end),
 		cmocka_unit_test_setup_teardown(test_full, begin, end),
+		cmocka_unit_test_setup_teardown(test_ages, begin, end),
+		cmocka_unit_test_setup_teardown(test_ages_merged, begin, end),
 	};
 
 	return cmocka_run_group_tests_name("nbd_fence", tests, NULL, NULL);

@@ -997,6 +997,81 @@ static void test_replay_interrupted(void **state)
 	end(r);
 }
 
+/*
+ * Two writes to one block are to be replayed. The server sits on the first one until
+ * the connection is cut, takes it on a new one, and carries it out later still. The
+ * second may come only after that.
+ */
+static void test_replay_waits_for_its_past(void **state)
+{
+	struct rig *r = start("hs req ok:0 req ok:1 close | hs req leave |"
+			      " hs serve:1 quiet:200 apply:2 hangup serve", &short_request);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x22), 0);
+	wait_for(r, !strcmp(stats_of(r).state, "fenced"));
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	assert_string_equal(stats_of(r).state, "ready");
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_disk(r, 0, 0x22);
+	end(r);
+}
+
+/* What was not acknowledged is newer than all that is in the log, sent before or not. */
+static void test_sent_again_after_a_replay(void **state)
+{
+	struct rig *r = start("hs req ok:0 req close | hs req leave |"
+			      " hs serve:2 quiet:200 apply:2 hangup serve", &short_request);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x22), 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_int_equal(stats_of(r).replayed, 2);
+	assert_disk(r, 0, 0x22);
+	end(r);
+}
+
+/* A replay that waits can be given up like any other waiting, and ended. */
+static void test_fail_while_a_replay_waits(void **state)
+{
+	static const struct backend_options options = { .tunables = { .request_ms = 100,
+								      .fence_ms = 3600000 },
+							.replay_log = 1 << 20 };
+	struct backend_tunables t;
+	struct io *io;
+
+	(void)state;
+	for (int ended = 0; ended < 2; ended++) {
+		struct rig *r = start("hs req ok:0 req ok:1 close | hs req leave | hs serve",
+				      &options);
+
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+		assert_int_equal(run(r, BACKEND_WRITE, 0, 0x22), 0);
+		wait_for(r, !strcmp(stats_of(r).state, "fenced"));
+		if (ended) {
+			end(r);
+			continue;
+		}
+		io = submit(r, 0, BACKEND_READ, 0, 0);
+		turn(r, 20);
+		assert_int_equal(io->done, 0);
+		backend_fail(r->backend);
+		assert_int_equal(finish(r, io), -EIO);
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
+		assert_string_equal(stats_of(r).state, "failed");
+		/* Nothing is lost with that. */
+		t = r->backend->options.tunables;
+		t.fence_ms = 1;
+		backend_set_tunables(r->backend, &t);
+		wait_for(r, !strcmp(stats_of(r).state, "ready"));
+		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+		assert_disk(r, 0, 0x22);
+		end(r);
+	}
+}
+
 /* The server refuses what is replayed: that is a loss, and is reported. */
 static void test_replay_refused(void **state)
 {
@@ -1106,8 +1181,11 @@ static struct rig *start_with_journal(const char *script, const struct backend_o
 	return r;
 }
 
-/* Writes are acknowledged by a server that loses them, and the process is killed there. */
-static uint8_t *killed(const struct backend_options *options, bool flushed)
+/*
+ * Writes are acknowledged by a server that loses them, the third one at @third, and the
+ * process is killed there.
+ */
+static uint8_t *killed_after(const struct backend_options *options, bool flushed, uint64_t third)
 {
 	uint8_t *memory = map_journal(), *left = map_journal();
 	struct rig *r = start_with_journal("hs req ok:0 req ok:1 req ok:2 serve", options, memory,
@@ -1115,13 +1193,18 @@ static uint8_t *killed(const struct backend_options *options, bool flushed)
 
 	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
 	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x22), 0);
-	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x33), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, third, 0x33), 0);
 	if (flushed)
 		assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
 	memcpy(left, memory, JOURNAL_BYTES);
 	end(r);
 	munmap(memory, JOURNAL_BYTES);
 	return left;
+}
+
+static uint8_t *killed(const struct backend_options *options, bool flushed)
+{
+	return killed_after(options, flushed, 0);
 }
 
 /* Its successor writes them again, in order, before anything else. */
@@ -1388,30 +1471,61 @@ static void test_round_fails(void **state)
 	end(r);
 }
 
-/* A predecessor that was replaying may have those writes under way: newer ones wait. */
-static void test_successor_fences_a_replay(void **state)
+/* What a process leaves that is killed in the middle of a replay. */
+static uint8_t *killed_while_replaying(uint64_t third)
 {
-	const struct backend_options options = { .replay_log = 1 << 20, .tunables.fence_ms = 300 };
-	uint8_t *left = killed(&with_log, false);
+	uint8_t *left = killed_after(&with_log, false, third);
 	struct nbd_journals journals;
 	enum nbd_journal_found found;
 	struct error e = ERROR_INIT;
-	struct rig *r;
 	bool lost;
 
-	(void)state;
 	assert_int_equal(nbd_journals_create(&journals, 1, 1 << 20), 0);
 	assert_int_equal(nbd_journals_place(&journals, left, JOURNAL_BYTES, true, &found, &lost, &e),
 			 0);
 	nbd_journals_set_replaying(&journals, true);
 	nbd_journals_destroy(&journals);
+	return left;
+}
 
-	r = start_with_journal("hs serve", &options, left, JOURNAL_BYTES, true);
+/* A predecessor that was replaying may have those writes under way: newer ones wait. */
+static void test_successor_fences_a_replay(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20, .tunables.fence_ms = 300 };
+	uint8_t *left = killed_while_replaying(2 * BLOCK);
+	struct rig *r = start_with_journal("hs serve", &options, left, JOURNAL_BYTES, true);
+
+	(void)state;
 	assert_int_equal(stats_of(r).replayed, 3);
 	assert_int_equal(run(r, BACKEND_WRITE, 4 * BLOCK, 0x44), 0);
 	assert_int_equal(stats_of(r).held, 0);
 	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x44), 0);
 	assert_int_equal(stats_of(r).held, 1);
+	assert_disk(r, BLOCK, 0x44);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+}
+
+/* One that the predecessor had sent too, but after what it was replaying, waits as well. */
+static void test_successor_fences_what_is_sent_again(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20,
+						 .tunables.fence_ms = 3600000 };
+	uint8_t *left = killed_while_replaying(2 * BLOCK);
+	struct rig *r = start_with_journal("hs serve", &options, left, JOURNAL_BYTES, true);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *again;
+
+	(void)state;
+	assert_int_equal(stats_of(r).replayed, 3);
+	backend_prior_write(r->backend, BLOCK, BLOCK);
+	again = submit_on(r, 0, 0, BACKEND_WRITE, BLOCK, 0x44, BACKEND_REQ_RESUBMIT);
+	turn(r, 50);
+	assert_int_equal(again->done, 0);
+	assert_int_equal(stats_of(r).held, 1);
+	t.fence_ms = 1;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, again), 0);
 	assert_disk(r, BLOCK, 0x44);
 	end(r);
 	munmap(left, JOURNAL_BYTES);
@@ -1531,6 +1645,38 @@ static void test_server_away_with_a_log(void **state)
 	wait_for(r, stats_of_link(r, 0).replayed + stats_of_link(r, 1).replayed == 1);
 	wait_for(r, stats_of_link(r, 0).connects + stats_of_link(r, 1).connects == 2);
 	assert_disk(r, 0, 0x11);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+}
+
+/*
+ * The killed process was replaying two writes to one block. Its successor sends the first
+ * again, and the second when the predecessor's first can no longer follow it.
+ */
+static void test_successor_waits_for_a_replay(void **state)
+{
+	struct backend_assumed assumed = promised;
+	struct backend_options options = { .replay_log = 1 << 20,
+					   .tunables.fence_ms = 3600000,
+					   .assumed = &assumed };
+	uint8_t *left = killed_while_replaying(0);
+	struct backend_tunables t;
+	struct rig *r;
+
+	(void)state;
+	r = start_with_journal("close | hs serve", &options, left, JOURNAL_BYTES, true);
+	wait_for(r, !strcmp(stats_of(r).state, "fenced"));
+	turn(r, 50);
+	assert_string_equal(stats_of(r).state, "fenced");
+	assert_int_equal(stats_of(r).connects, 0);
+	assert_disk(r, 0, 0x11);
+	assert_disk(r, BLOCK, 0x22);
+	t = r->backend->options.tunables;
+	t.fence_ms = 1;
+	backend_set_tunables(r->backend, &t);
+	wait_for(r, stats_of(r).connects);
+	assert_int_equal(stats_of(r).replayed, 3);
+	assert_disk(r, 0, 0x33);
 	end(r);
 	munmap(left, JOURNAL_BYTES);
 }
@@ -1716,6 +1862,9 @@ int main(void)
 		cmocka_unit_test(test_replay_with_fua),
 		cmocka_unit_test(test_flush_in_flight),
 		cmocka_unit_test(test_replay_interrupted),
+		cmocka_unit_test(test_replay_waits_for_its_past),
+		cmocka_unit_test(test_sent_again_after_a_replay),
+		cmocka_unit_test(test_fail_while_a_replay_waits),
 		cmocka_unit_test(test_replay_refused),
 		cmocka_unit_test(test_idle_meets_another_server),
 		cmocka_unit_test(test_idle_returns_without_a_log),
@@ -1731,6 +1880,8 @@ int main(void)
 		cmocka_unit_test(test_when_a_loss_is_told),
 		cmocka_unit_test(test_round_fails),
 		cmocka_unit_test(test_successor_fences_a_replay),
+		cmocka_unit_test(test_successor_fences_what_is_sent_again),
+		cmocka_unit_test(test_successor_waits_for_a_replay),
 		cmocka_unit_test(test_server_away),
 		cmocka_unit_test(test_server_away_and_another),
 		cmocka_unit_test(test_server_away_for_good),
