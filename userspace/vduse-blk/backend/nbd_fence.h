@@ -35,12 +35,14 @@ struct nbd_fence_range {
 	uint64_t closed_ns; /* when the peer closed; NBD_FENCE_NEVER: it has not */
 	uint64_t age;	    /* what is younger waits */
 	uint32_t epoch;	    /* of its connection; 0: nobody will see that close */
+	bool kept;	    /* the socket is there, and may still have some of it to send */
 };
 
 struct nbd_fence {
 	unsigned int count; /* atomic; changed under the lock */
 	pthread_mutex_t lock;
 	uint32_t last_epoch;
+	unsigned int sockets; /* that are kept */
 	struct nbd_fence_range ranges[NBD_FENCE_RANGES];
 };
 
@@ -68,10 +70,11 @@ void nbd_fence_release(struct nbd_fence *f);
 /**
  * nbd_fence_epoch() - name for the ranges of one connection
  * @f: the table
+ * @kept: its socket stays, until nbd_fence_gone(); its ranges then have to say so
  *
  * Return: never 0.
  */
-uint32_t nbd_fence_epoch(struct nbd_fence *f);
+uint32_t nbd_fence_epoch(struct nbd_fence *f, bool kept);
 
 /**
  * nbd_fence_add() - a write to these bytes may come late
@@ -124,13 +127,35 @@ bool nbd_fence_blocks(struct nbd_fence *f, uint64_t offset, uint64_t length, uin
 void nbd_fence_closed(struct nbd_fence *f, uint32_t epoch, uint64_t now_ns);
 
 /**
- * nbd_fence_expire() - lift what is too old
+ * nbd_fence_outlived() - has a socket been kept for long enough?
+ * @f: the table
+ * @epoch: of the connection
+ * @now_ns: time
+ * @limits: when a range is lifted
+ *
+ * Return: true if all its ranges are due: they are lifted when it is gone.
+ */
+bool nbd_fence_outlived(struct nbd_fence *f, uint32_t epoch, uint64_t now_ns,
+			const struct nbd_fence_limits *limits);
+
+/**
+ * nbd_fence_gone() - a socket that was kept is closed
+ * @f: the table
+ * @epoch: of the connection
+ *
+ * Lifts nothing, as above.
+ */
+void nbd_fence_gone(struct nbd_fence *f, uint32_t epoch);
+
+/**
+ * nbd_fence_expire() - lift what is too old, and has no socket any more
  * @f: the table
  * @now_ns: time
  * @limits: when a range is lifted
  * @ret_lifted: set to whether something was
  *
- * Return: when the next one is due; NBD_FENCE_NEVER if there is none.
+ * Return: when the next one is due; NBD_FENCE_NEVER if there is none. What is due and
+ * kept does not count: it is nbd_fence_gone() that comes next.
  */
 uint64_t nbd_fence_expire(struct nbd_fence *f, uint64_t now_ns,
 			  const struct nbd_fence_limits *limits, bool *ret_lifted);

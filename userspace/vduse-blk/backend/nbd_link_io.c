@@ -25,8 +25,9 @@
  * the server (tunnels and proxies close one side and go on with the other), and a
  * server may have put them into a queue of its own. So a close, or a reset, by the
  * peer only shortens the fence, to fence_closed_ms from then on. A peer that does
- * not close in time (fence_ms) is taken to have forgotten them, and reset. What
- * comes later than that, NBD has no means against.
+ * not close in time (fence_ms) is taken to have forgotten them, and reset: what is
+ * in our own send buffer still must not leave once newer writes may. What comes later
+ * than that, NBD has no means against.
  *
  * Time. A timer is armed while something is on the wire or waits, and looks at
  * the oldest; it is not touched by requests, so under load it runs once in the
@@ -261,15 +262,15 @@ void nbd_link_finished(void *owner, struct backend_request *req, int error)
 /* --- a loss --- */
 
 /* Returns the epoch, or 0 if there is nothing that could come late. */
-static uint32_t fence(struct nbd_link *link, const struct nbd_conn_end *end)
+static uint32_t fence(struct nbd_link *link, const struct nbd_conn_end *end, bool kept)
 {
-	struct nbd_fence_range range = { .since_ns = loop_now_ns(link->loop) };
+	struct nbd_fence_range range = { .since_ns = loop_now_ns(link->loop), .kept = kept };
 
 	for (const struct backend_request *req = end->unanswered; req; req = req->next) {
 		if (!nbd_writes(req) || !req->progress)
 			continue;
 		if (!range.epoch)
-			range.epoch = nbd_fence_epoch(&link->session->fence);
+			range.epoch = nbd_fence_epoch(&link->session->fence, kept);
 		range.start = req->offset;
 		range.end = req->offset + req->length;
 		range.age = min(age(req), NBD_FENCE_UNLOGGED);
@@ -278,24 +279,18 @@ static uint32_t fence(struct nbd_link *link, const struct nbd_conn_end *end)
 	return range.epoch;
 }
 
-static void peer_closed(struct nbd_link *link, uint32_t epoch)
-{
-	nbd_fence_closed(&link->session->fence, epoch, loop_now_ns(link->loop));
-	nbd_link_look_at_fence(link);
-}
-
 static void drained(struct drain *drain, bool by_peer)
 {
 	struct nbd_link_drain *d = container_of(drain, struct nbd_link_drain, drain);
 	struct nbd_link *link = d->link;
 
-	if (link->draining) {
-		loop_stop(link->loop);
-		return;
-	}
-	/* Otherwise the network has failed, which says nothing. */
+	/* Otherwise the network has failed, which says nothing, or it was reset. */
 	if (by_peer)
-		peer_closed(link, d->epoch);
+		nbd_fence_closed(&link->session->fence, d->epoch, loop_now_ns(link->loop));
+	nbd_fence_gone(&link->session->fence, d->epoch);
+	nbd_link_look_at_fence(link);
+	if (link->draining)
+		loop_stop(link->loop);
 }
 
 static struct nbd_link_drain *free_drain(struct nbd_link *link)
@@ -307,14 +302,8 @@ static struct nbd_link_drain *free_drain(struct nbd_link *link)
 }
 
 /* From here on nothing but the past comes out of that socket. */
-static void retire_socket(struct nbd_link *link, int fd, uint32_t epoch)
+static void retire_socket(struct nbd_link *link, struct nbd_link_drain *d, int fd, uint32_t epoch)
 {
-	struct nbd_link_drain *d = free_drain(link);
-
-	if (!d) {
-		drain_reset_fd(fd);
-		return;
-	}
 	d->link = link;
 	d->epoch = epoch;
 	d->drain.done = drained;
@@ -323,19 +312,19 @@ static void retire_socket(struct nbd_link *link, int fd, uint32_t epoch)
 
 static void see_to_late_writes(struct nbd_link *link, const struct nbd_conn_end *end)
 {
-	uint32_t epoch = fence(link, end);
+	struct nbd_link_drain *d = end->fd >= 0 ? free_drain(link) : NULL;
+	uint32_t epoch = fence(link, end, d != NULL);
 
-	if (end->fd >= 0 && epoch)
-		retire_socket(link, end->fd, epoch);
+	if (d && epoch)
+		retire_socket(link, d, end->fd, epoch);
 	else if (end->fd >= 0)
 		drain_reset_fd(end->fd);
 	if (!epoch)
 		return;
 	/* When the network has failed, no word from the peer can be hoped for. */
 	if (end->fd < 0 && end->loss != BACKEND_LOSS_NETWORK)
-		peer_closed(link, epoch);
-	else
-		nbd_link_look_at_fence(link);
+		nbd_fence_closed(&link->session->fence, epoch, loop_now_ns(link->loop));
+	nbd_link_look_at_fence(link);
 }
 
 void nbd_link_take_back(struct nbd_link *link, const struct nbd_conn_end *end)
@@ -483,6 +472,19 @@ static void watch_expired(struct loop_timer *timer)
 
 /* --- the fence's end --- */
 
+/* What is not lifted before they are gone is lifted then: drained() looks again. */
+static void reset_outlived(struct nbd_link *link, uint64_t now,
+			   const struct nbd_fence_limits *limits)
+{
+	for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++) {
+		struct nbd_link_drain *d = &link->drains[i];
+
+		if (d->drain.busy &&
+		    nbd_fence_outlived(&link->session->fence, d->epoch, now, limits))
+			drain_reset(&d->drain);
+	}
+}
+
 void nbd_link_look_at_fence(struct nbd_link *link)
 {
 	const struct backend_tunables *t = &link->t;
@@ -493,9 +495,11 @@ void nbd_link_look_at_fence(struct nbd_link *link)
 				       t->fence_closed_ms * NS_PER_MS,
 	};
 	uint64_t now = loop_now_ns(link->loop);
+	uint64_t due;
 	bool lifted;
-	uint64_t due = nbd_fence_expire(&link->session->fence, now, &limits, &lifted);
 
+	reset_outlived(link, now, &limits);
+	due = nbd_fence_expire(&link->session->fence, now, &limits, &lifted);
 	if (lifted)
 		nbd_session_post_all(link->session, link->loop, NBD_ORDER_FENCE);
 	if (due == NBD_FENCE_NEVER)
@@ -511,10 +515,6 @@ static void fence_expired(struct loop_timer *timer)
 
 void nbd_link_fence_lifted(struct nbd_link *link)
 {
-	/* Sockets that have outlived what they were kept for. */
-	if (!nbd_fence_active(&link->session->fence))
-		for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++)
-			drain_reset(&link->drains[i].drain);
 	release_held(link);
 	if (link->fenced)
 		nbd_replay_go_on(&link->replay);
@@ -597,7 +597,6 @@ void nbd_link_io_release(struct nbd_link *link)
 {
 	loop_hook_cancel(link->loop, &link->refuse_hook);
 	loop_timer_cancel(link->loop, &link->watch);
-	loop_timer_cancel(link->loop, &link->fence_timer);
 	link->draining = true;
 	for (unsigned int i = 0; i < NBD_LINK_DRAINS; i++) {
 		drain_reset(&link->drains[i].drain);
@@ -605,5 +604,6 @@ void nbd_link_io_release(struct nbd_link *link)
 			if (loop_run(link->loop) < 0)
 				break;
 	}
+	loop_timer_cancel(link->loop, &link->fence_timer);
 	nbd_flush_release(link);
 }

@@ -458,6 +458,13 @@ static void do_quiet(struct run *r)
 	setsockopt(r->fd, SOL_SOCKET, SO_RCVTIMEO, &usual, sizeof(usual));
 }
 
+static void do_dead(struct run *r)
+{
+	flush_out(r);
+	if (send(r->fd, "", 1, MSG_NOSIGNAL) >= 0)
+		problem(r, "the client still listens at '%s'", r->word);
+}
+
 /* --- several connections --- */
 
 static void do_leave(struct run *r)
@@ -590,6 +597,7 @@ static const struct {
 	{ "close", do_close },	 { "wait", do_wait },	  { "serve", do_serve },
 	{ "apply", do_apply },	 { "quiet", do_quiet },	  { "leave", do_leave },
 	{ "hangup", do_hangup }, { "refuse", do_refuse }, { "back", do_back },
+	{ "dead", do_dead },
 };
 
 /* 0x16d: flags, flush, FUA, trim, write-zeroes, multi-conn */

@@ -33,6 +33,7 @@
  *				the pattern
  *	apply:R			write request R's data to the disk, without an answer
  *	quiet:MS		nothing may arrive for so long
+ *	dead			the client must have closed its side, not only to us
  * Several connections
  *	|			the next connection; the script goes on when it comes.
  *				The old one is closed, unless it was left

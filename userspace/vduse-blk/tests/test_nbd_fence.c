@@ -57,7 +57,7 @@ static void test_overlap(void **state)
 
 	(void)state;
 	assert_false(nbd_fence_active(&fence));
-	add(nbd_fence_epoch(&fence), NBD_FENCE_UNLOGGED, 4096, 4096, 0);
+	add(nbd_fence_epoch(&fence, false), NBD_FENCE_UNLOGGED, 4096, 4096, 0);
 	assert_true(nbd_fence_active(&fence));
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		assert_int_equal(blocks(rows[i].offset, rows[i].length), rows[i].blocks);
@@ -73,7 +73,7 @@ static uint64_t expire(uint64_t now, uint64_t age, uint64_t after_close, bool *r
 /* Each connection's close counts for its own ranges, and one range may be fenced twice. */
 static void test_closed(void **state)
 {
-	uint32_t a = nbd_fence_epoch(&fence), b = nbd_fence_epoch(&fence);
+	uint32_t a = nbd_fence_epoch(&fence, false), b = nbd_fence_epoch(&fence, false);
 	bool lifted;
 
 	(void)state;
@@ -127,7 +127,7 @@ static void test_expiry(void **state)
 /* A full table merges: more may wait than has to, never less. */
 static void test_full(void **state)
 {
-	uint32_t a = nbd_fence_epoch(&fence), b = nbd_fence_epoch(&fence);
+	uint32_t a = nbd_fence_epoch(&fence, false), b = nbd_fence_epoch(&fence, false);
 	bool lifted;
 
 	(void)state;
@@ -193,6 +193,78 @@ static void test_ages_merged(void **state)
 	assert_false(nbd_fence_blocks(&fence, 0, 512, NBD_FENCE_UNLOGGED));
 }
 
+static void add_kept(uint32_t epoch, uint64_t offset, uint64_t now)
+{
+	nbd_fence_add(&fence, &(struct nbd_fence_range){ .start = offset,
+							 .end = offset + 4096,
+							 .since_ns = now,
+							 .age = NBD_FENCE_UNLOGGED,
+							 .epoch = epoch,
+							 .kept = true });
+}
+
+static bool outlived(uint32_t epoch, uint64_t now, uint64_t age)
+{
+	const struct nbd_fence_limits limits = { age, 0 };
+
+	return nbd_fence_outlived(&fence, epoch, now, &limits);
+}
+
+/* What a socket may still send is not lifted before that is gone, however old. */
+static void test_kept(void **state)
+{
+	uint32_t a = nbd_fence_epoch(&fence, true), b = nbd_fence_epoch(&fence, true);
+	bool lifted;
+
+	(void)state;
+	add_kept(a, 0, 10);
+	add_kept(a, 8192, 10);
+	add_kept(b, 16384, 20);
+	assert_false(outlived(a, 29, 20));
+	assert_true(outlived(a, 30, 20));
+	assert_false(outlived(b, 30, 20));
+	/* Nobody need look again for what is due: its socket's end is next. */
+	assert_int_equal(expire(30, 20, 0, &lifted), 40);
+	assert_false(lifted);
+	assert_true(expire(100, 20, 0, &lifted) == NBD_FENCE_NEVER);
+	assert_false(lifted);
+	nbd_fence_gone(&fence, a);
+	assert_true(blocks(0, 512));
+	assert_int_equal(expire(35, 20, 0, &lifted), 40);
+	assert_true(lifted);
+	assert_false(blocks(0, 512) || blocks(8192, 512));
+	assert_true(blocks(16384, 512));
+	/* A socket that goes early lifts nothing. */
+	nbd_fence_gone(&fence, b);
+	assert_int_equal(expire(35, 20, 0, &lifted), 40);
+	assert_false(lifted);
+	expire(40, 20, 0, &lifted);
+	assert_false(nbd_fence_active(&fence));
+}
+
+/* Merged of two connections: both sockets have to be gone. */
+static void test_kept_merged(void **state)
+{
+	uint32_t a = nbd_fence_epoch(&fence, true), b = nbd_fence_epoch(&fence, true);
+	bool lifted;
+
+	(void)state;
+	for (uint64_t i = 0; i < NBD_FENCE_RANGES; i++)
+		add_kept(a, i * 8192, 0);
+	add_kept(b, 1ull << 40, 0);
+	/* Nothing of its own is left, so its socket need not stay. */
+	assert_true(outlived(b, 0, 10));
+	nbd_fence_gone(&fence, a);
+	assert_true(expire(10, 10, 0, &lifted) == NBD_FENCE_NEVER);
+	assert_true(lifted);
+	assert_false(blocks(0, 512));
+	assert_true(blocks(1ull << 40, 512));
+	nbd_fence_gone(&fence, b);
+	expire(10, 10, 0, &lifted);
+	assert_true(lifted);
+	assert_false(nbd_fence_active(&fence));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -202,6 +274,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_full, begin, end),
 		cmocka_unit_test_setup_teardown(test_ages, begin, end),
 		cmocka_unit_test_setup_teardown(test_ages_merged, begin, end),
+		cmocka_unit_test_setup_teardown(test_kept, begin, end),
+		cmocka_unit_test_setup_teardown(test_kept_merged, begin, end),
 	};
 
 	return cmocka_run_group_tests_name("nbd_fence", tests, NULL, NULL);

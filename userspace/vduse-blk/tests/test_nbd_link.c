@@ -788,6 +788,32 @@ static void test_fence_deadline(void **state)
 	end(r);
 }
 
+/*
+ * The peer of an old connection neither reads nor closes. Before a newer write leaves, that
+ * socket is closed, so that what is in its send buffer stays there; another fence that is
+ * younger makes no difference.
+ */
+static void test_old_socket_goes_first(void **state)
+{
+	const struct backend_options options = { .tunables = { .request_ms = 100,
+							       .fence_ms = 3600000 } };
+	struct rig *r = start("hs req leave | hs serve:1 req back:0 dead back:0 ok:2 serve", &options);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *newer;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
+	turn(r, 500);
+	assert_int_equal(newer->done, 0);
+	backend_prior_write(r->backend, 8 * BLOCK, BLOCK);
+	t.fence_ms = 450;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, newer), 0);
+	assert_int_equal(stats_of(r).held, 1);
+	end(r);
+}
+
 /* The limit can be shortened while a write is held. */
 static void test_fence_tunable(void **state)
 {
@@ -1851,6 +1877,7 @@ int main(void)
 		cmocka_unit_test(test_grown_during_a_handshake),
 		cmocka_unit_test(test_late_write),
 		cmocka_unit_test(test_fence_deadline),
+		cmocka_unit_test(test_old_socket_goes_first),
 		cmocka_unit_test(test_fence_tunable),
 		cmocka_unit_test(test_late_write_after_close),
 		cmocka_unit_test(test_close_shortens_fence),
