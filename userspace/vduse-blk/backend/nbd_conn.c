@@ -26,7 +26,9 @@
  * the socket is passed on instead of closed, and the owner sees to it, for the
  * peer's close says something of that (nbd_link_io.c). From the moment of
  * the cut the stream sends nothing more: of a request that was sent in part the
- * server never gets the rest, and it cannot carry out what it has not got.
+ * server never gets the rest, and it cannot carry out what it has not got. A stream
+ * that has ended by itself says whether the peer has closed or the network failed; a
+ * cut that comes while it is ending changes nothing of that.
  *
  * A request that is refused because the server shuts down stays in the line;
  * once the others are answered, the connection is closed in due form.
@@ -170,25 +172,32 @@ static void end_phase(struct nbd_conn *conn)
 	conn->phase = CONN_ENDING;
 }
 
-static void cut(struct nbd_conn *conn, enum backend_loss loss)
+/* Returns false if it is ending already: why, that is known or will be. */
+static bool cut(struct nbd_conn *conn, enum backend_loss loss)
 {
+	int fd = -1;
+
 	if (conn->phase == CONN_NONE || conn->phase == CONN_ENDING)
-		return;
+		return false;
+	/* Before the first request nothing was asked that could happen late. */
+	if (conn->phase == CONN_TRANSMISSION) {
+		fd = stream_release_fd(conn->stream, -ECANCELED);
+		if (fd < 0)
+			return false;
+	} else {
+		stream_close(conn->stream, -ECANCELED);
+	}
+	conn->fd = fd;
 	conn->loss = loss;
 	conn->loss_known = true;
-	/* Before the first request nothing was asked that could happen late. */
-	if (conn->phase == CONN_TRANSMISSION)
-		conn->fd = stream_release_fd(conn->stream, -ECANCELED);
-	else
-		stream_close(conn->stream, -ECANCELED);
 	end_phase(conn);
+	return true;
 }
 
 void nbd_conn_cut(struct nbd_conn *conn, enum backend_loss loss, int error)
 {
-	if (!conn->error.errnum && error)
+	if (cut(conn, loss) && !conn->error.errnum)
 		conn->error.errnum = error;
-	cut(conn, loss);
 }
 
 /* --- completing requests --- */

@@ -92,7 +92,8 @@ void nbd_conn_adopt(struct nbd_conn *conn, int fd, const struct stream_addr *add
 
 /**
  * nbd_conn_cut() - end it without the server's consent; ended() follows
- * @conn: on one without a connection, or with one that is ending, ignored
+ * @conn: on one without a connection, or with one that is ending, ignored; what an
+ *	  ended stream says of the peer is worth more than why we would have cut it
  * @loss: for the statistics
  * @error: 0 or positive errno for the message
  *

@@ -14,6 +14,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/mman.h>
 
 #include "backend/nbd_probe.h"
@@ -726,12 +727,103 @@ static void test_batch(void **state)
 	assert_string_equal(s.problem, "");
 }
 
+/* --- two ends --- */
+
+struct refused {
+	struct loop *loop;
+	struct loop_timer trouble, deadline;
+	struct nbd_conn *conn;
+	int fd;
+	unsigned int ended;
+};
+
+static void refused_ended(void *owner, const struct nbd_conn_end *end)
+{
+	struct refused *r = owner;
+
+	r->ended++;
+	assert_false(end->wanted);
+	assert_int_equal(end->loss, BACKEND_LOSS_NETWORK);
+	assert_int_equal(end->fd, -1);
+	assert_non_null(strstr(end->error.text, strerror(ECONNREFUSED)));
+	loop_stop(r->loop);
+}
+
+static const struct nbd_conn_ops refused_ops = { .opened = never, .ended = refused_ended };
+
+/* When this returns, the socket has failed and the deadline has passed; the loop sees both. */
+static void cause_trouble(struct loop_timer *timer)
+{
+	struct refused *r = container_of(timer, struct refused, trouble);
+	struct pollfd p = { .fd = r->fd };
+
+	loop_timer_arm(r->loop, &r->deadline, 1);
+	assert_int_equal(send(r->fd, "", 1, 0), 1);
+	assert_int_equal(poll(&p, 1, 20000), 1);
+	usleep(10000);
+}
+
+static void deadline_expired(struct loop_timer *timer)
+{
+	struct refused *r = container_of(timer, struct refused, deadline);
+
+	assert_int_equal(r->ended, 0);
+	nbd_conn_cut(r->conn, BACKEND_LOSS_REQUEST, ETIMEDOUT);
+}
+
+/* A datagram socket whose peer has gone: the only one that fails at once like a network. */
+static int socket_that_fails(void)
+{
+	struct sockaddr_in in = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	int peer = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	socklen_t len = sizeof(in);
+
+	assert_true(peer >= 0 && fd >= 0);
+	assert_int_equal(bind(peer, (void *)&in, len), 0);
+	assert_int_equal(getsockname(peer, (void *)&in, &len), 0);
+	assert_int_equal(connect(fd, (void *)&in, len), 0);
+	close(peer);
+	return fd;
+}
+
+/*
+ * The network fails, and before that is through a request's time is over: it is the
+ * network that has ended the connection. Who cuts it would say that the peer has closed.
+ */
+static void test_cut_after_the_end(void **state)
+{
+	const struct nbd_export export = { .size = 4096, .min_block = 1, .max_block = 4096 };
+	const struct stream_addr addr = { .len = sizeof(sa_family_t),
+					  .sa.any.sa_family = AF_UNIX };
+	struct refused r = { .trouble.expired = cause_trouble,
+			     .deadline.expired = deadline_expired,
+			     .fd = socket_that_fails() };
+	struct nbd_conn_params params = { .export_name = "disk",
+					  .depth = 1,
+					  .ops = &refused_ops,
+					  .owner = &r };
+	struct loop_params lp = { 0 };
+	struct error e = ERROR_INIT;
+
+	(void)state;
+	assert_int_equal(loop_create(&lp, &r.loop, &e), 0);
+	assert_int_equal(nbd_conn_create(r.loop, &params, &r.conn, &e), 0);
+	nbd_conn_adopt(r.conn, r.fd, &addr, &export);
+	loop_timer_arm(r.loop, &r.trouble, 10);
+	assert_int_equal(loop_run(r.loop), 0);
+	assert_int_equal(r.ended, 1);
+	nbd_conn_destroy(r.conn);
+	loop_destroy(r.loop);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_handshakes),   cmocka_unit_test(test_good_handshakes),
 		cmocka_unit_test(test_transmission), cmocka_unit_test(test_after_death),
 		cmocka_unit_test(test_spare_died),   cmocka_unit_test(test_batch),
+		cmocka_unit_test(test_cut_after_the_end),
 	};
 
 	return cmocka_run_group_tests_name("nbd_server", tests, NULL, NULL);
