@@ -634,6 +634,21 @@ static void handshake_failed(struct nbd_conn *conn)
 	end_phase(conn);
 }
 
+/*
+ * Without that flag the server promises nothing of what one connection sees of another's
+ * writes. It may do so after a restart.
+ */
+static bool may_be_opened(struct nbd_conn *conn)
+{
+	if (!conn->params.one_of_several ||
+	    conn->handshake.export.flags & NBD_FLAG_CAN_MULTI_CONN)
+		return true;
+	err_set(&conn->error, ENOTSUP,
+		"export '%s' does not allow several connections any more (NBD_FLAG_CAN_MULTI_CONN)",
+		conn->params.export_name);
+	return false;
+}
+
 static size_t take_handshake(struct nbd_conn *conn, const uint8_t *p, size_t n)
 {
 	enum nbd_handshake_result result;
@@ -653,6 +668,12 @@ static size_t take_handshake(struct nbd_conn *conn, const uint8_t *p, size_t n)
 		if (used < n) {
 			err_set(&conn->error, EPROTO, "server talks without being asked");
 			cut(conn, BACKEND_LOSS_BAD_HANDSHAKE);
+			return used;
+		}
+		if (!may_be_opened(conn)) {
+			conn->loss = BACKEND_LOSS_HANDSHAKE;
+			conn->loss_known = true;
+			take_leave(conn);
 			return used;
 		}
 		start_transmission(conn, &conn->handshake.export);

@@ -47,6 +47,7 @@ struct nbd_conn_ops {
 struct nbd_conn_params {
 	const char *export_name; /* not copied */
 	unsigned int depth;	 /* requests on the wire at a time */
+	bool one_of_several;	 /* without the export's consent to that it is not opened */
 	const struct nbd_conn_ops *ops;
 	void *owner;
 	struct stream_stats *stats; /* where to count; NULL: nowhere */

@@ -561,6 +561,7 @@ static int link_new(struct loop *loop, const struct nbd_link_params *params,
 	struct nbd_conn_params cp = {
 		.export_name = s->export_name,
 		.depth = params->depth,
+		.one_of_several = s->nlinks > 1,
 		.ops = &conn_ops,
 		.owner = link,
 		.stats = &s->members[params->index].stream_stats,

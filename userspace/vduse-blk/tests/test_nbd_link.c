@@ -588,6 +588,33 @@ static void test_fua_lost(void **state)
 	end(r);
 }
 
+/*
+ * The server promises no more that several connections see the same: nothing is sent on
+ * the second one until it does. With one connection that makes no difference.
+ */
+static void test_multi_conn_lost(void **state)
+{
+	static const struct backend_options several = { .queues = 2,
+							.tunables.reconnect_min_ms = 1 };
+	static const struct backend_options one = { .queues = 2, .single_connection = true };
+	struct rig *r = start("hs leave | hs serve:1 close | " EXPORT(1048576, 0x6d) "disc | "
+			      EXPORT(1048576, 0x6d) "disc | hs serve", &several);
+
+	(void)state;
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0)), 0);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0)), 0);
+	assert_int_equal(stats_of_link(r, 1).losses[BACKEND_LOSS_HANDSHAKE], 2);
+	assert_int_equal(stats_of_link(r, 1).connects, 2);
+	assert_int_equal(stats_of_link(r, 1).errors, 0);
+	end(r);
+
+	r = start("hs serve:1 close | " EXPORT(1048576, 0x6d) "serve", &one);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0)), 0);
+	assert_int_equal(finish(r, submit_on(r, 1, 0, BACKEND_READ, 0, 0, 0)), 0);
+	assert_int_equal(stats_of(r).losses[BACKEND_LOSS_HANDSHAKE], 0);
+	end(r);
+}
+
 /* Asked for: a connection of its own hears of the growth, and the old one is replaced. */
 static void test_refresh(void **state)
 {
@@ -1869,6 +1896,7 @@ int main(void)
 		cmocka_unit_test(test_shrunk),
 		cmocka_unit_test(test_flags_lost),
 		cmocka_unit_test(test_fua_lost),
+		cmocka_unit_test(test_multi_conn_lost),
 		cmocka_unit_test(test_refresh),
 		cmocka_unit_test(test_refreshed),
 		cmocka_unit_test(test_refresh_without_queues),
