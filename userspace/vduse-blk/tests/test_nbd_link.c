@@ -1071,6 +1071,29 @@ static void test_replay_waits_for_its_past(void **state)
 	end(r);
 }
 
+/* Likewise, where the next attempt is another link's, which hears of the fence's end. */
+static void test_replay_waits_for_another_link(void **state)
+{
+	static const struct backend_options options = {
+		.queues = 2,
+		.tunables = { .request_ms = 100, .fence_closed_ms = 1 },
+		.replay_log = 1 << 20,
+	};
+	struct rig *r = start("hs leave | hs back:0 req ok:0 req ok:1 close | hs back:0 req back:0 "
+			      "serve:1 quiet:200 apply:2 hangup serve:2 leave | hs wait",
+			      &options);
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x22), 0);
+	wait_for(r, !strcmp(stats_of_link(r, 0).state, "fenced"));
+	wait_for(r, stats_of_link(r, 0).connects == 2 && stats_of_link(r, 1).connects == 2);
+	assert_int_equal(stats_of_link(r, 1).losses[BACKEND_LOSS_REQUEST], 1);
+	assert_int_equal(stats_of_link(r, 0).replayed, 2);
+	assert_disk(r, 0, 0x22);
+	end(r);
+}
+
 /* What was not acknowledged is newer than all that is in the log, sent before or not. */
 static void test_sent_again_after_a_replay(void **state)
 {
@@ -1918,6 +1941,7 @@ int main(void)
 		cmocka_unit_test(test_flush_in_flight),
 		cmocka_unit_test(test_replay_interrupted),
 		cmocka_unit_test(test_replay_waits_for_its_past),
+		cmocka_unit_test(test_replay_waits_for_another_link),
 		cmocka_unit_test(test_sent_again_after_a_replay),
 		cmocka_unit_test(test_fail_while_a_replay_waits),
 		cmocka_unit_test(test_replay_refused),
