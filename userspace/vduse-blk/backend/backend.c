@@ -210,6 +210,11 @@ void backend_use_journal(struct backend *backend, void *memory, size_t bytes, bo
 		backend->ops->use_journal(backend, memory, bytes, inherited);
 }
 
+int backend_lend_journal(struct backend *backend, bool lent)
+{
+	return backend->ops->lend_journal ? backend->ops->lend_journal(backend, lent) : 0;
+}
+
 int backend_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
 			 struct backend_queue **ret_queue, struct error *e)
 {

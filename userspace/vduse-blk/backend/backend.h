@@ -259,6 +259,7 @@ struct backend_ops {
 	void (*prior_write)(struct backend *backend, uint64_t offset, uint64_t length);
 	size_t (*journal_bytes)(const struct backend *backend);
 	void (*use_journal)(struct backend *backend, void *memory, size_t bytes, bool inherited);
+	int (*lend_journal)(struct backend *backend, bool lent);
 	int (*link_stats)(struct backend *backend, unsigned int index,
 			  struct backend_link_stats *ret_stats);
 	int (*descriptor)(const struct backend *backend);
@@ -328,6 +329,18 @@ size_t backend_journal_bytes(const struct backend *backend);
  * -EIO. Main thread.
  */
 void backend_use_journal(struct backend *backend, void *memory, size_t bytes, bool inherited);
+
+/**
+ * backend_lend_journal() - another process uses that memory from now on, or not after all
+ * @backend: nothing is in flight, and everything acknowledged is flushed
+ * @lent: which
+ *
+ * As long as it does, a connection that is lost is no reason to write anything again:
+ * what is not flushed is the other's. Main thread.
+ *
+ * Return: 0; -EAGAIN while something is being written again.
+ */
+int backend_lend_journal(struct backend *backend, bool lent);
 
 /**
  * backend_queue_create() - make queue @index usable on the calling thread's loop

@@ -22,6 +22,7 @@
 
 #include "backend/nbd_link.h"
 #include "backend/nbd_probe.h"
+#include "backend/nbd_recovery.h"
 #include "base/clock.h"
 #include "base/log.h"
 
@@ -545,6 +546,11 @@ static void nbd_use_journal(struct backend *backend, void *memory, size_t bytes,
 	nbd_session_use_journal(&to_nbd(backend)->session, memory, bytes, inherited, clock_now_ns());
 }
 
+static int nbd_lend_journal(struct backend *backend, bool lent)
+{
+	return nbd_recovery_lend(&to_nbd(backend)->session, lent);
+}
+
 static void nbd_close(struct backend *backend)
 {
 	struct nbd_backend *b = to_nbd(backend);
@@ -629,6 +635,7 @@ const struct backend_ops nbd_backend_ops = {
 	.prior_write = nbd_prior_write,
 	.journal_bytes = nbd_journal_memory_bytes,
 	.use_journal = nbd_use_journal,
+	.lend_journal = nbd_lend_journal,
 	.link_stats = nbd_link_stats,
 };
 
@@ -645,5 +652,6 @@ const struct backend_ops nbd_unix_backend_ops = {
 	.prior_write = nbd_prior_write,
 	.journal_bytes = nbd_journal_memory_bytes,
 	.use_journal = nbd_use_journal,
+	.lend_journal = nbd_lend_journal,
 	.link_stats = nbd_link_stats,
 };

@@ -36,6 +36,8 @@
  */
 #include "backend/nbd_recovery.h"
 
+#include <errno.h>
+
 #include "base/log.h"
 
 static const char *const outcome_incomplete =
@@ -95,7 +97,7 @@ static void evaluate(struct nbd_session *s, struct loop *from)
 /* Unless one is under way, or there would be nothing to do. */
 static void begin(struct nbd_session *s, struct loop *from)
 {
-	if (s->recovery != NBD_RECOVERY_NONE || !nbd_journals_dirty(&s->journals))
+	if (s->lent || s->recovery != NBD_RECOVERY_NONE || !nbd_journals_dirty(&s->journals))
 		return;
 	s->recovery = NBD_RECOVERY_PAUSING;
 	for (unsigned int i = 0; i < s->nlinks; i++)
@@ -121,6 +123,19 @@ void nbd_recovery_leave(struct nbd_session *s, struct loop *from, unsigned int i
 		s->recovery = NBD_RECOVERY_PAUSING;
 	evaluate(s, from);
 	pthread_mutex_unlock(&s->lock);
+}
+
+int nbd_recovery_lend(struct nbd_session *s, bool lent)
+{
+	int err = 0;
+
+	pthread_mutex_lock(&s->lock);
+	if (s->recovery == NBD_RECOVERY_NONE)
+		s->lent = lent;
+	else
+		err = -EAGAIN;
+	pthread_mutex_unlock(&s->lock);
+	return err;
 }
 
 void nbd_recovery_up(struct nbd_session *s, struct loop *from, unsigned int index)

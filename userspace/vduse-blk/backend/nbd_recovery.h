@@ -27,6 +27,15 @@ void nbd_recovery_join(struct nbd_session *s, unsigned int index);
 void nbd_recovery_leave(struct nbd_session *s, struct loop *from, unsigned int index);
 
 /**
+ * nbd_recovery_lend() - see backend_lend_journal()
+ * @s: the session
+ * @lent: to another process
+ *
+ * Return: 0, or -EAGAIN while a recovery is under way.
+ */
+int nbd_recovery_lend(struct nbd_session *s, bool lent);
+
+/**
  * nbd_recovery_up() - a link has a connection on which nothing was sent yet
  * @s: the session
  * @from: its loop

@@ -105,6 +105,7 @@ struct nbd_session {
 	bool assumed; /* @promised is not from the server, which was never reached */
 	enum nbd_recovery recovery;
 	bool cache_lost; /* perhaps: @recovery is because of a connection that was lost */
+	bool lent; /* another process uses the logs: there is nothing to recover */
 	unsigned int replayer;
 
 	unsigned int refresh_due; /* atomic: the main thread waits for nbd_session_refreshed() */

@@ -221,13 +221,25 @@ static int check_capacity(const struct serve_upgrade *u, struct error *e)
 		       (unsigned long long)u->s->disk.capacity);
 }
 
+static int lend_journal(const struct serve *s, struct error *e)
+{
+	if (!backend_lend_journal(s->backend, true))
+		return 0;
+	return err_set(e, EAGAIN, "what the server may have lost is being written again");
+}
+
 static void go(struct serve_upgrade *u)
 {
 	const struct handover_message message = { .type = HANDOVER_GO };
 	struct error e = ERROR_INIT;
 
-	/* It may have grown since READY. */
-	if (check_capacity(u, &e) || handover_send(u->socket_fd, &message, &e)) {
+	/* It may have grown since READY, and a connection may just have been lost. */
+	if (check_capacity(u, &e) || lend_journal(u->s, &e)) {
+		give_up(u, &e);
+		return;
+	}
+	if (handover_send(u->socket_fd, &message, &e)) {
+		backend_lend_journal(u->s->backend, false);
 		give_up(u, &e);
 		return;
 	}

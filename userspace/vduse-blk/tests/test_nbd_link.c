@@ -1302,6 +1302,36 @@ static void test_successor_replays(void **state)
 	munmap(left, JOURNAL_BYTES);
 }
 
+/*
+ * The old process of an upgrade, at rest, loses its connection while the new one serves:
+ * what the log says is not flushed is not its own to write again, nor to forget.
+ */
+static void test_lent_log_is_left_alone(void **state)
+{
+	uint8_t *memory = map_journal(), *left = map_journal();
+	struct rig *old = start_with_journal("hs req ok:0 req ok:1 quiet:300 close | hs serve",
+					     &with_log, memory, JOURNAL_BYTES, false);
+	struct rig *r;
+
+	(void)state;
+	assert_int_equal(run(old, BACKEND_WRITE, 0, 0x11), 0);
+	assert_int_equal(run(old, BACKEND_FLUSH, 0, 0), 0);
+	assert_int_equal(backend_lend_journal(old->backend, true), 0);
+	r = start_with_journal("hs req ok:0 serve", &with_log, memory, JOURNAL_BYTES, true);
+	assert_int_equal(run(r, BACKEND_WRITE, BLOCK, 0x22), 0);
+	wait_for(old, stats_of(old).connects == 2 && !strcmp(stats_of(old).state, "ready"));
+	assert_int_equal(stats_of(old).replayed, 0);
+	memcpy(left, memory, JOURNAL_BYTES);
+	end(r);
+	end(old);
+	r = start_with_journal("hs serve", &with_log, left, JOURNAL_BYTES, true);
+	assert_int_equal(stats_of(r).replayed, 1);
+	assert_disk(r, BLOCK, 0x22);
+	end(r);
+	munmap(left, JOURNAL_BYTES);
+	munmap(memory, JOURNAL_BYTES);
+}
+
 /* Two servers are lost in the middle of it. A newer write comes after it. */
 static void test_successor_replays_again(void **state)
 {
@@ -1949,6 +1979,7 @@ int main(void)
 		cmocka_unit_test(test_idle_returns_without_a_log),
 		cmocka_unit_test(test_idle_meets_a_loss_without_a_log),
 		cmocka_unit_test(test_successor_replays),
+		cmocka_unit_test(test_lent_log_is_left_alone),
 		cmocka_unit_test(test_successor_replays_again),
 		cmocka_unit_test(test_successor_flushes),
 		cmocka_unit_test(test_successor_tells_of_a_loss),
