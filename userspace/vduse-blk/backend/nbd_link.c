@@ -389,7 +389,8 @@ static void idle_expired(struct loop_timer *timer)
 		return;
 	if (quiet_ms < link->t.idle_ms) {
 		arm_idle(link, link->t.idle_ms - quiet_ms);
-	} else if (nbd_conn_oldest(link->conn) || link->paused) {
+	} else if (nbd_conn_oldest(link->conn) || link->paused ||
+		   nbd_recovery_lent(link->session)) {
 		arm_idle(link, link->t.idle_ms);
 	} else if (nbd_journal_dirty(link->journal)) {
 		nbd_flush_make_room(link);
@@ -634,9 +635,13 @@ int nbd_link_open(struct loop *loop, const struct nbd_link_params *params, int f
 			show_lost(link);
 		try_connect(link);
 	}
-	while (link->starting && link->state != NBD_LINK_READY && !link->start_error.errnum)
+	while (link->starting && link->state != NBD_LINK_READY && !link->fenced &&
+	       !link->start_error.errnum)
 		if (!run(link))
 			break;
+	/* The fence may take long: what waits for that can be ended, a start cannot. */
+	if (link->fenced)
+		s->patient = true;
 	if (link->starting && link->start_error.errnum && link->state != NBD_LINK_READY) {
 		ret = -link->start_error.errnum;
 		if (e)

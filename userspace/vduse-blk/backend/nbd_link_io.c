@@ -537,6 +537,8 @@ static void set_fenced(struct nbd_link *link, bool fenced)
 		return;
 	link->fenced = fenced;
 	nbd_link_show_state(link);
+	if (fenced && link->starting)
+		loop_stop(link->loop);
 	if (fenced)
 		log_info("nbd: the replay waits for late writes of an earlier attempt");
 }

@@ -138,6 +138,16 @@ int nbd_recovery_lend(struct nbd_session *s, bool lent)
 	return err;
 }
 
+bool nbd_recovery_lent(struct nbd_session *s)
+{
+	bool lent;
+
+	pthread_mutex_lock(&s->lock);
+	lent = s->lent;
+	pthread_mutex_unlock(&s->lock);
+	return lent;
+}
+
 void nbd_recovery_up(struct nbd_session *s, struct loop *from, unsigned int index)
 {
 	pthread_mutex_lock(&s->lock);

@@ -36,6 +36,14 @@ void nbd_recovery_leave(struct nbd_session *s, struct loop *from, unsigned int i
 int nbd_recovery_lend(struct nbd_session *s, bool lent);
 
 /**
+ * nbd_recovery_lent() - does another process use the logs?
+ * @s: the session
+ *
+ * Return: true if so: what they say is not for this process to act on.
+ */
+bool nbd_recovery_lent(struct nbd_session *s);
+
+/**
  * nbd_recovery_up() - a link has a connection on which nothing was sent yet
  * @s: the session
  * @from: its loop

@@ -79,7 +79,7 @@ struct nbd_session {
 	bool read_only;
 	bool journaling; /* the server has a volatile cache, and is written to */
 	struct nbd_export promised; /* what the device was made from; see @assumed */
-	bool patient; /* a server that is away at the beginning is waited for */
+	bool patient; /* links that begin do not wait until they are ready */
 	uint32_t block_size;	    /* set before the first link */
 	struct backend_events events;
 
