@@ -317,19 +317,19 @@ both_told()
 # Told to end before the device is its own, the successor does, and nothing else happens.
 successor_told()
 {
-	nbd_server "$work/s" --filter=delay memory 64M rdelay=2 || return
+	nbd_server "$work/s" --filter=delay memory 64M wdelay=10 || return
 	serve_mine u-told "nbd+unix:///?socket=$work/s" --queues 2 || return
-	start "$work/reads" dd if="$disk" of="$work/read" bs=4k count=4 iflag=direct
-	local reader=$pid
+	start "$work/writes" dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct
+	local writer=$pid
 	wait_for 10000 some_in_flight || return
-	start "$work/up" "$daemon" upgrade u-told --max-stall 30s
+	start "$work/up" "$daemon" upgrade u-told --max-stall 60s
 	upgrade=$pid
 	wait_for 30000 pausing u-told || return
 	has_successor && kill -TERM "$next" || return
 	! wait "$upgrade" || return
 	cat "$work/up"
 	grep "it was told to end; process $me goes on" "$work/up" || return
-	wait "$reader" || return
+	wait "$writer" || return
 	upgraded u-told || return
 	ended_well u-told
 }

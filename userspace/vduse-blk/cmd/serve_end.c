@@ -76,13 +76,27 @@ static void end_as_asked(struct serve *s)
 		begin_detach(s);
 }
 
+/* After transport_abandon(): the queue threads cannot be waited for. */
+static _Noreturn void leave(struct serve *s)
+{
+	struct error e = ERROR_INIT;
+
+	if (s->options.transport == TRANSPORT_VDUSE &&
+	    vduse_dev_destroy(s->control_fd, s->options.name, &e))
+		log_warning("%s", e.text);
+	runtime_release(&s->runtime);
+	_exit(EXIT_FAILURE);
+}
+
 static void attached(struct attach_job *job)
 {
 	struct serve *s = container_of(job, struct serve, job);
 
 	/* On the way out; see attach_timer_expired(). */
-	if (s->abandoned)
+	if (s->abandoned && s->end == ON_EXIT_KEEP)
 		return;
+	if (s->abandoned)
+		leave(s);
 	if (job->error) {
 		fail(s, &job->text);
 		return;
@@ -114,18 +128,6 @@ void serve_begin_attach(struct serve *s)
 }
 
 /* Detaching */
-
-/* After transport_abandon(): the queue threads cannot be waited for. */
-static _Noreturn void leave(struct serve *s)
-{
-	struct error e = ERROR_INIT;
-
-	if (s->options.transport == TRANSPORT_VDUSE &&
-	    vduse_dev_destroy(s->control_fd, s->options.name, &e))
-		log_warning("%s", e.text);
-	runtime_release(&s->runtime);
-	_exit(EXIT_FAILURE);
-}
 
 static void detached(struct attach_job *job)
 {

@@ -252,6 +252,9 @@ static void predecessor_speaks(struct loop_op *op, int res, uint32_t cqe_flags)
 		loop_stop(s->loop);
 		return;
 	}
+	/* Lost: whatever is said, this process is on its way out. */
+	if (s->exit_status)
+		return;
 	err = handover_receive(s->options.take_over, &m, &e);
 	if (err == -ECONNRESET) {
 		predecessor_gone(s);

@@ -645,7 +645,7 @@ static int check(const struct serve *s, const struct control_request *r, struct 
 		return err_set(e, EPERM, "only root may upgrade this daemon");
 	if (!transport_can_pause(s->transport))
 		return err_set(e, EOPNOTSUPP, "a vhost-user device cannot be handed over; its monitor reconnects, so stop the daemon and start the new one");
-	if (s->upgrade)
+	if (s->upgrade || s->standby)
 		return err_set(e, EBUSY, "an upgrade is under way");
 	if (s->stopping || s->state != SERVE_SERVING)
 		return err_set(e, EBUSY, "the daemon is %s",
