@@ -214,24 +214,14 @@ bool nbd_flush_waits(const struct nbd_link *link)
 	return link->flush.round.first || link->flush.waiting.first;
 }
 
-static void fail_list(struct nbd_link *link, struct backend_request *req)
-{
-	while (req) {
-		struct backend_request *next = req->next;
-
-		nbd_link_complete(link, req, -EIO);
-		req = next;
-	}
-}
-
 /* A round that has begun goes on until all have answered, but is nobody's any more. */
 void nbd_flush_fail(struct nbd_link *link)
 {
 	struct backend_request *round = nbd_list_take(&link->flush.round);
 	struct backend_request *waiting = nbd_list_take(&link->flush.waiting);
 
-	fail_list(link, round);
-	fail_list(link, waiting);
+	nbd_link_end_list(link, round, -EIO);
+	nbd_link_end_list(link, waiting, -EIO);
 }
 
 static void collect_answers(struct nbd_link *link)

@@ -170,6 +170,8 @@ void nbd_link_advance(struct nbd_link *link);
 void nbd_link_finished(void *owner, struct backend_request *req, int error);
 /* The end of a request that came through nbd_link_submit(). Not from inside it. */
 void nbd_link_complete(struct nbd_link *link, struct backend_request *req, int error);
+/* Likewise for each of a list, which its owner has let go of, and for internal ones. */
+void nbd_link_end_list(struct nbd_link *link, struct backend_request *req, int error);
 /* What a dead connection had; the socket and its fence. */
 void nbd_link_take_back(struct nbd_link *link, const struct nbd_conn_end *end);
 /* Everything that waits fails. */

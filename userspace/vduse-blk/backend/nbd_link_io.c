@@ -77,7 +77,7 @@ static void end_request(struct nbd_link *link, struct backend_request *req, int 
 		nbd_link_complete(link, req, error);
 }
 
-static void end_list(struct nbd_link *link, struct backend_request *req, int error)
+void nbd_link_end_list(struct nbd_link *link, struct backend_request *req, int error)
 {
 	while (req) {
 		struct backend_request *next = req->next;
@@ -91,7 +91,7 @@ static void refuse_all(struct loop_hook *hook)
 {
 	struct nbd_link *link = container_of(hook, struct nbd_link, refuse_hook);
 
-	end_list(link, nbd_list_take(&link->refused), -EIO);
+	nbd_link_end_list(link, nbd_list_take(&link->refused), -EIO);
 }
 
 /* Of a write that a replay or a driver has sent, or wants to send. */
@@ -401,7 +401,7 @@ static uint64_t fail_overdue(struct nbd_link *link, uint64_t now)
 			return due;
 		log_error_ratelimited("nbd: requests fail, they have waited for %u ms",
 				      link->t.io_timeout_ms);
-		end_list(link, nbd_list_take(&late), -EIO);
+		nbd_link_end_list(link, nbd_list_take(&late), -EIO);
 	}
 }
 
@@ -411,8 +411,8 @@ void nbd_link_fail_waiting(struct nbd_link *link)
 	struct backend_request *held = nbd_list_take(&link->held);
 
 	counter_set(&link->stats->waiting, 0);
-	end_list(link, waiting, -EIO);
-	end_list(link, held, -EIO);
+	nbd_link_end_list(link, waiting, -EIO);
+	nbd_link_end_list(link, held, -EIO);
 }
 
 static uint64_t request_limit_ns(const struct nbd_link *link)
