@@ -99,13 +99,16 @@ upgrades_under_load() # ROUNDS QUEUES OPTION...
 	no_kernel_complaint
 }
 
-# successor MODE: prints the path of a program that behaves like that
-successor()
+# program NAME COMMAND: prints the path of a shell script that carries it out
+program()
 {
-	printf '#!/bin/sh\nexec python3 %s %s\n' "$here/fake_successor.py" "$1" >"$work/successor"
-	chmod +x "$work/successor"
-	echo "$work/successor"
+	printf '#!/bin/sh\n%s\n' "$2" >"$work/$1"
+	chmod +x "$work/$1"
+	echo "$work/$1"
 }
+
+# successor MODE: prints the path of a program that behaves like that
+successor() { program successor "exec python3 $here/fake_successor.py $1"; }
 
 # Under load: each time the old one goes on, and nobody notices.
 failed_starts()
@@ -144,19 +147,9 @@ failed_starts()
 	no_kernel_complaint
 }
 
-exits()
-{
-	printf '#!/bin/sh\nexit %s\n' "$1" >"$work/exits"
-	chmod +x "$work/exits"
-	echo "$work/exits"
-}
+exits() { program exits "exit $1"; }
 
-dies_by()
-{
-	printf '#!/bin/sh\nkill -%s $$\n' "$1" >"$work/dies"
-	chmod +x "$work/dies"
-	echo "$work/dies"
-}
+dies_by() { program dies "kill -$1 \$\$"; }
 
 # It never gets ready. A second upgrade, and "set", have to wait meanwhile.
 sleeper()
@@ -222,13 +215,7 @@ ends()
 }
 
 # traced STRACE-OPTION...: prints the path of a program that is the daemon, tampered with
-traced()
-{
-	printf '#!/bin/sh\nexec strace -D -qq -o /dev/null %s %s "$@"\n' "$*" "$daemon" \
-		>"$work/traced"
-	chmod +x "$work/traced"
-	echo "$work/traced"
-}
+traced() { program traced "exec strace -D -qq -o /dev/null $* $daemon \"\$@\""; }
 
 # Given the device, it dies or fails: the old process goes on by recovery.
 dies_with_device() # BINARY MESSAGE
