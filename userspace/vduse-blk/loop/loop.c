@@ -158,14 +158,6 @@ int loop_create(const struct loop_params *params, struct loop **ret_loop, struct
 	return 0;
 }
 
-void loop_destroy(struct loop *loop)
-{
-	if (!loop)
-		return;
-	io_uring_queue_exit(&loop->ring);
-	free(loop);
-}
-
 /*
  * Submit what is prepared, collect what is ready, do not wait. The kernel asks
  * for patience (-EAGAIN: out of memory, -EBUSY: completions have to be taken
@@ -181,6 +173,24 @@ static int submit_now(struct loop *loop)
 	if (ret == -EAGAIN || ret == -EBUSY || ret == -EINTR)
 		return 0;
 	return ret < 0 ? ret : 0;
+}
+
+int loop_submit(struct loop *loop)
+{
+	int ret = 0;
+
+	while (!ret && io_uring_sq_ready(&loop->ring))
+		ret = submit_now(loop);
+	return ret;
+}
+
+void loop_destroy(struct loop *loop)
+{
+	if (!loop)
+		return;
+	loop_submit(loop);
+	io_uring_queue_exit(&loop->ring);
+	free(loop);
 }
 
 static uint64_t read_clock(struct loop *loop)
@@ -529,8 +539,8 @@ int loop_run(struct loop *loop)
 		ret = run_once(loop);
 
 	/* What was prepared last must not wait for a next loop_run() that may never be. */
-	if (!ret && io_uring_sq_ready(&loop->ring))
-		ret = submit_now(loop);
+	if (!ret)
+		ret = loop_submit(loop);
 	loop->now_ns = 0;
 	return ret;
 }

@@ -119,7 +119,7 @@ int loop_create(const struct loop_params *params, struct loop **ret_loop, struct
 /**
  * loop_destroy() - release the ring
  * @loop: may be NULL. No operation may be in flight, no hook scheduled and no
- *	  timer armed any more.
+ *	  timer armed any more. Messages that were sent still go out.
  */
 void loop_destroy(struct loop *loop);
 
@@ -161,6 +161,14 @@ int loop_run(struct loop *loop);
  * @loop: the loop; to stop the loop of another thread send it a message
  */
 void loop_stop(struct loop *loop);
+
+/**
+ * loop_submit() - hand what is prepared to the kernel, and messages to their receivers
+ * @loop: a loop that may not run again. Nobody is called back, no timer expires.
+ *
+ * Return: 0, or -errno when the ring itself failed.
+ */
+int loop_submit(struct loop *loop);
 
 /**
  * loop_hook_schedule() - run @hook at the end of the current batch

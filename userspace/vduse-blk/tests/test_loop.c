@@ -539,6 +539,57 @@ static void test_messages(void **state)
 	}
 }
 
+/* Sent by a loop that never runs again. */
+struct last_word {
+	struct loop_msg msg;
+	struct loop *to;
+	struct counter counter;
+	enum loop_rung rung;
+};
+
+static void last_word_arrived(struct loop_op *op, int res, uint32_t flags)
+{
+	struct last_word *w = container_of(op, struct last_word, msg.op);
+
+	count(&w->counter.op, res, flags);
+}
+
+static void *say_last_word(void *arg)
+{
+	struct last_word *w = arg;
+	struct loop *loop = new_loop(w->rung, 8);
+
+	loop_send(loop, w->to, &w->msg, 7);
+	loop_destroy(loop);
+	return NULL;
+}
+
+static void test_last_message(void **state)
+{
+	(void)state;
+	for (enum loop_rung rung = 0; rung < _LOOP_RUNG_MAX; rung++) {
+		struct loop *loop = new_loop(rung, 0);
+		struct last_word w = {
+			.msg.op.complete = last_word_arrived,
+			.to = loop,
+			.counter = { .loop = loop, .stop_at = 1 },
+			.rung = rung,
+		};
+		struct waker limit = { .timer.expired = stop_later, .loop = loop };
+		pthread_t thread;
+
+		loop_timer_arm(loop, &limit.timer, 10000);
+		assert_int_equal(pthread_create(&thread, NULL, say_last_word, &w), 0);
+		assert_int_equal(loop_run(loop), 0);
+		pthread_join(thread, NULL);
+		assert_int_equal(limit.expired, 0);
+		assert_int_equal(w.counter.seen, 1);
+		assert_int_equal(w.counter.last, 7);
+		loop_timer_cancel(loop, &limit.timer);
+		loop_destroy(loop);
+	}
+}
+
 struct self_message {
 	struct loop_msg msg;
 	struct loop *loop;
@@ -624,6 +675,7 @@ int main(void)
 		cmocka_unit_test(test_timers),	       cmocka_unit_test(test_timer_again),
 		cmocka_unit_test(test_timer_not_starved),
 		cmocka_unit_test(test_messages),       cmocka_unit_test(test_message_to_self),
+		cmocka_unit_test(test_last_message),
 		cmocka_unit_test(test_clock),
 	};
 
