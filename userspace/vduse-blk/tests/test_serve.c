@@ -161,7 +161,7 @@ static void set_up(struct error *e)
 	struct vhost_user_params params = {
 		.name = NAME,
 		.socket_path = d.socket,
-		.nqueues = 1,
+		.nqueues = s->options.queues,
 		.queue_size = RIG_QUEUE_SIZE,
 	};
 	struct control_params control = { .handle = serve_control, .group = CONTROL_NO_GROUP };
@@ -566,6 +566,22 @@ static void test_stop_drains(void **state)
 	frontend_close(&f);
 }
 
+/* The watch for progress expires while one queue is gone and the next is going. */
+static void destroy_slowly(struct backend_queue *queue)
+{
+	d.null_ops->queue_destroy(queue);
+	usleep(3000);
+}
+
+static void test_stop_many_queues(void **state)
+{
+	(void)state;
+	start_daemon("--stop-timeout 1ms --queues 4");
+	d.ops.queue_destroy = destroy_slowly;
+	command("stop");
+	join_daemon(0);
+}
+
 /* "fail" ends what waits, and nothing else. */
 static void test_fail(void **state)
 {
@@ -787,6 +803,7 @@ int main(void)
 		cmocka_unit_test(test_shrink),
 		cmocka_unit_test(test_stop_hung),
 		cmocka_unit_test(test_stop_drains),
+		cmocka_unit_test(test_stop_many_queues),
 		cmocka_unit_test(test_fail),
 		cmocka_unit_test(test_removal),
 		cmocka_unit_test(test_hung_server),

@@ -15,9 +15,9 @@
  * it has under way on the loop, the watch for kicks is taken back, mappings are
  * forgotten; then the report goes out.
  *
- * Order at the end: the loops have to run while backend queues are destroyed
- * (a backend may share queue 0's connection), so each thread destroys its own,
- * one after the other, the main loop waiting in between.
+ * Order at the end: a backend queue's loop has to run while it is destroyed, and so
+ * have those of others (a backend may share queue 0's connection). So each thread
+ * destroys its own, one after the other, and the main thread waits for each.
  *
  * Kicks: the eventfd is watched by a multishot poll and never read. Each signal
  * posts a completion of its own, so reading would be a system call for nothing;
@@ -506,29 +506,16 @@ free_queue:
 	return err;
 }
 
-/* The main loop has to run once so that the message goes out. */
-static void quit_sent(struct loop_hook *hook);
-
-struct quit {
-	struct loop_hook hook;
-	struct loop *loop;
-};
-
-static void quit_sent(struct loop_hook *hook)
-{
-	loop_stop(container_of(hook, struct quit, hook)->loop);
-}
-
+/*
+ * The main loop does not run meanwhile: what it would call back might look at queues
+ * that are gone already.
+ */
 void queue_thread_destroy(struct queue_thread *q)
 {
-	struct quit quit;
-
 	if (!q)
 		return;
-	quit = (struct quit) { .hook.run = quit_sent, .loop = q->params.main };
 	command(q, COMMAND_QUIT, NULL, NULL);
-	loop_hook_schedule(quit.loop, &quit.hook);
-	loop_run(quit.loop);
+	loop_submit(q->params.main);
 	pthread_join(q->thread, NULL);
 	free(q);
 }
