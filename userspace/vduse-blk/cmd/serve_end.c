@@ -328,25 +328,43 @@ static void await_flush(struct serve *s)
 		loop_run(s->loop);
 }
 
-int serve_close_transport(struct serve *s, struct error *e)
+static int keep_for_successor(struct serve *s, struct error *e)
 {
 	int err;
 
-	s->state = SERVE_CLOSING;
-	if (s->runtime.borrowed)
-		return leave_to_other(s, e);
-	if (s->end == ON_EXIT_KEEP && !s->exit_status) {
-		s->runtime.keep = s->options.transport == TRANSPORT_VDUSE;
-		err = serve_flushing(s) ? -ETIMEDOUT :
-		      transport_keep(s->transport, s->options.tunables.stop_ms, e);
-		if (err == -ETIMEDOUT)
-			leave_to_successor(s);
-		return err;
-	}
+	s->runtime.keep = s->options.transport == TRANSPORT_VDUSE;
+	err = serve_flushing(s) ? -ETIMEDOUT :
+	      transport_keep(s->transport, s->options.tunables.stop_ms, e);
+	if (err == -ETIMEDOUT)
+		leave_to_successor(s);
+	return err;
+}
+
+static int finish_detaching(struct serve *s, struct error *e)
+{
 	if (!s->stop_timer.armed)
 		watch_progress(s, s->options.tunables.stop_ms);
 	await_flush(s);
-	err = transport_close(s->transport, e);
+	return transport_close(s->transport, e);
+}
+
+int serve_close_transport(struct serve *s, struct error *e)
+{
+	const bool keep = s->end == ON_EXIT_KEEP && !s->exit_status;
+	int err;
+
+	s->state = SERVE_CLOSING;
+	/* Somebody may have begun to remove the device: nothing is given up now. */
+	if (s->runtime.borrowed || keep)
+		loop_timer_cancel(s->loop, &s->stop_timer);
+	if (s->runtime.borrowed)
+		err = leave_to_other(s, e);
+	else if (keep)
+		err = keep_for_successor(s, e);
+	else
+		err = finish_detaching(s, e);
+	/* The main loop still runs, and the storage may have news. */
+	s->transport = NULL;
 	loop_timer_cancel(s->loop, &s->stop_timer);
 	return err;
 }

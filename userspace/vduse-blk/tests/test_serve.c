@@ -63,6 +63,7 @@ struct daemon {
 	struct loop *queue_loop;
 	struct loop_msg fail_msg;
 	bool grow_on_refresh, hold_refresh; /* until the control socket is closed */
+	bool grow_last; /* when the transport is closed */
 	int refresh_error;
 	struct backend_info now;
 };
@@ -211,6 +212,10 @@ static void *daemon_main(void *opaque)
 	while (d.calling)
 		loop_run(s->loop);
 	d.close_error = serve_close_transport(s, &e);
+	if (d.grow_last) {
+		d.now.size *= 2;
+		tell(BACKEND_GROWN);
+	}
 	close(s->signal_fd);
 	backend_close(s->backend);
 	loop_destroy(s->loop);
@@ -582,6 +587,17 @@ static void test_stop_many_queues(void **state)
 	join_daemon(0);
 }
 
+/* News of the storage on the way out. */
+static void test_stop_growing(void **state)
+{
+	(void)state;
+	start_daemon("");
+	d.grow_last = true;
+	command("stop");
+	join_daemon(0);
+	assert_int_equal(d.s.disk.capacity, 2 * SIZE / 512);
+}
+
 /* "fail" ends what waits, and nothing else. */
 static void test_fail(void **state)
 {
@@ -804,6 +820,7 @@ int main(void)
 		cmocka_unit_test(test_stop_hung),
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_stop_many_queues),
+		cmocka_unit_test(test_stop_growing),
 		cmocka_unit_test(test_fail),
 		cmocka_unit_test(test_removal),
 		cmocka_unit_test(test_hung_server),

@@ -683,6 +683,15 @@ static void quiesce(struct vduse *v)
 		loop_run(v->params.loop);
 }
 
+/* The storage may have changed, and the timer been armed, since quiesce(). */
+static void let_go(struct vduse *v)
+{
+	destroy_queues(v);
+	loop_timer_cancel(v->params.loop, &v->config_timer);
+	vduse_log_close(v->log);
+	close(v->fd);
+}
+
 static int close_vduse(struct transport *t, struct error *e)
 {
 	struct vduse *v = from_transport(t);
@@ -691,10 +700,7 @@ static int close_vduse(struct transport *t, struct error *e)
 	quiesce(v);
 	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
 	loop_run(v->params.loop);
-	destroy_queues(v);
-	vduse_log_close(v->log);
-
-	close(v->fd);
+	let_go(v);
 	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
 	free(v);
 	return err;
@@ -731,9 +737,7 @@ static int keep_vduse(struct transport *t, unsigned int limit_ms, struct error *
 	if (v->kept_late)
 		return err_set(e, ETIMEDOUT, "requests of \"%s\" are still in flight",
 			       v->params.name);
-	destroy_queues(v);
-	vduse_log_close(v->log);
-	close(v->fd);
+	let_go(v);
 	free(v);
 	return 0;
 }
