@@ -22,7 +22,8 @@
 #include "base/util.h"
 #include "transport/vhost_user_listen.h"
 
-#define BACKLOG 4
+#define BACKLOG		4
+#define ACCEPT_AGAIN_MS	1000 /* after running out of descriptors or memory */
 
 /* Has the process that listens at the other end of a connection ended? */
 static bool is_orphaned(int fd)
@@ -100,6 +101,11 @@ static void accept_next(struct vhost_user_listener *l)
 	io_uring_prep_accept(loop_sqe(l->loop, &l->op), l->fd, NULL, NULL, SOCK_CLOEXEC);
 }
 
+static void accept_again(struct loop_timer *timer)
+{
+	accept_next(container_of(timer, struct vhost_user_listener, again));
+}
+
 static void finish_close(struct vhost_user_listener *l)
 {
 	vhost_user_listener_unlink(l);
@@ -119,10 +125,14 @@ static void accepted(struct loop_op *op, int res, uint32_t cqe_flags)
 		finish_close(l);
 		return;
 	}
-	if (res >= 0)
+	if (res >= 0) {
 		l->connected(l, res);
-	else if (res != -ECANCELED)
+	} else if (res != -ECANCELED) {
 		log_error_ratelimited("accept a connection on %s: %s", l->path, strerror(-res));
+		if (!l->paused)
+			loop_timer_arm(l->loop, &l->again, ACCEPT_AGAIN_MS);
+		return;
+	}
 	/* The callback may have resumed or paused it. */
 	if (!l->paused && !l->accepting)
 		accept_next(l);
@@ -147,6 +157,7 @@ int vhost_user_listener_open(struct vhost_user_listener *l, struct loop *loop, c
 	l->dev = st.st_dev;
 	l->ino = st.st_ino;
 	l->op.complete = accepted;
+	l->again = (struct loop_timer) { .expired = accept_again };
 	l->paused = false;
 	l->closing = false;
 	accept_next(l);
@@ -156,6 +167,7 @@ int vhost_user_listener_open(struct vhost_user_listener *l, struct loop *loop, c
 void vhost_user_listener_pause(struct vhost_user_listener *l)
 {
 	l->paused = true;
+	loop_timer_cancel(l->loop, &l->again);
 	if (l->accepting)
 		loop_cancel(l->loop, &l->op);
 }
@@ -163,6 +175,7 @@ void vhost_user_listener_pause(struct vhost_user_listener *l)
 void vhost_user_listener_resume(struct vhost_user_listener *l)
 {
 	l->paused = false;
+	loop_timer_cancel(l->loop, &l->again);
 	if (!l->accepting)
 		accept_next(l);
 }
@@ -170,6 +183,7 @@ void vhost_user_listener_resume(struct vhost_user_listener *l)
 void vhost_user_listener_close(struct vhost_user_listener *l)
 {
 	l->closing = true;
+	loop_timer_cancel(l->loop, &l->again);
 	if (l->accepting)
 		loop_cancel(l->loop, &l->op);
 	else

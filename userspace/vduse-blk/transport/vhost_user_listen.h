@@ -29,6 +29,7 @@ struct vhost_user_listener {
 	int fd;
 	struct loop_op op;
 	bool accepting; /* @op is in flight */
+	struct loop_timer again;
 	bool paused;
 	bool closing;
 };
