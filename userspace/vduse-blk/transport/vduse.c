@@ -664,6 +664,14 @@ static void stopped_for_good(struct vduse *v, int error)
 	loop_stop(v->params.loop);
 }
 
+/* Others may stop the loop, too: no queue may be destroyed that has not reported. */
+static void stop_for_good(struct vduse *v)
+{
+	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
+	while (v->pending && !v->kept_late)
+		loop_run(v->params.loop);
+}
+
 /* What must end before the queues are stopped for good; a pause may take for ever. */
 static bool at_work(const struct vduse *v)
 {
@@ -683,11 +691,12 @@ static void quiesce(struct vduse *v)
 		loop_run(v->params.loop);
 }
 
-/* The storage may have changed, and the timer been armed, since quiesce(). */
+/* The storage may have changed, and a timer been armed, since quiesce(). */
 static void let_go(struct vduse *v)
 {
 	destroy_queues(v);
 	loop_timer_cancel(v->params.loop, &v->config_timer);
+	loop_timer_cancel(v->params.loop, &v->keep_timer);
 	vduse_log_close(v->log);
 	close(v->fd);
 }
@@ -698,8 +707,7 @@ static int close_vduse(struct transport *t, struct error *e)
 	int err;
 
 	quiesce(v);
-	stop_queues(v, 0, UINT64_MAX, stopped_for_good);
-	loop_run(v->params.loop);
+	stop_for_good(v);
 	let_go(v);
 	err = vduse_dev_destroy(v->params.control_fd, v->params.name, e);
 	free(v);
@@ -714,13 +722,6 @@ static void keep_timer_expired(struct loop_timer *timer)
 	loop_stop(v->params.loop);
 }
 
-static void stopped_to_be_kept(struct vduse *v, int error)
-{
-	(void)error;
-	loop_timer_cancel(v->params.loop, &v->keep_timer);
-	loop_stop(v->params.loop);
-}
-
 /* The log is right at every moment, so there is nothing to be written at the end. */
 static int keep_vduse(struct transport *t, unsigned int limit_ms, struct error *e)
 {
@@ -730,10 +731,8 @@ static int keep_vduse(struct transport *t, unsigned int limit_ms, struct error *
 	if (limit_ms != BACKEND_NEVER)
 		loop_timer_arm(v->params.loop, &v->keep_timer, limit_ms);
 	quiesce(v);
-	if (!v->kept_late) {
-		stop_queues(v, 0, UINT64_MAX, stopped_to_be_kept);
-		loop_run(v->params.loop);
-	}
+	if (!v->kept_late)
+		stop_for_good(v);
 	if (v->kept_late)
 		return err_set(e, ETIMEDOUT, "requests of \"%s\" are still in flight",
 			       v->params.name);
