@@ -47,6 +47,7 @@ struct nbd_journals;
 
 struct nbd_journal {
 	struct nbd_journals *all;
+	/* Atomic: moves with the layout, while other threads ask nbd_journal_dirty(). */
 	struct nbd_journal_state *state;
 	/* Data, as a ring. */
 	uint8_t *bytes;
@@ -189,7 +190,9 @@ void nbd_journal_flushed(struct nbd_journal *j, uint64_t mark);
  */
 static inline bool nbd_journal_dirty(const struct nbd_journal *j)
 {
-	return __atomic_load_n(&j->state->oldest_unflushed, __ATOMIC_ACQUIRE) != NBD_JOURNAL_NONE;
+	const struct nbd_journal_state *state = __atomic_load_n(&j->state, __ATOMIC_ACQUIRE);
+
+	return __atomic_load_n(&state->oldest_unflushed, __ATOMIC_ACQUIRE) != NBD_JOURNAL_NONE;
 }
 
 /**

@@ -128,6 +128,24 @@ static struct nbd_journal_state *state_of(const struct nbd_journals *all, unsign
 	return (struct nbd_journal_state *)((uint8_t *)all->header + STATES_AT) + i;
 }
 
+/* An empty log in the memory at @at, or without any; at no time without a state. */
+static void use_memory(struct nbd_journal *j, struct nbd_journal_state *state,
+		       const struct nbd_journal_header *h, uint8_t *at)
+{
+	const size_t entries_bytes = round_up(h->max * sizeof(struct nbd_journal_entry), PAGE);
+
+	j->entries = at ? (struct nbd_journal_entry *)(void *)at : NULL;
+	j->max = at ? h->max : 0;
+	j->bytes = at ? at + entries_bytes : NULL;
+	j->size = at ? h->size : 0;
+	j->first = 0;
+	j->n = 0;
+	j->begin = 0;
+	j->used = 0;
+	j->backed = 0;
+	__atomic_store_n(&j->state, state, __ATOMIC_RELEASE);
+}
+
 /* Where the header says that everything is. */
 static void use_layout(struct nbd_journals *all)
 {
@@ -137,19 +155,14 @@ static void use_layout(struct nbd_journals *all)
 	all->n = h->links;
 	for (unsigned int i = 0; i < max(all->n, all->links); i++) {
 		struct nbd_journal *j = &all->journals[i];
-		const uint64_t last_seq = j->last_seq;
 
-		*j = (struct nbd_journal){ .all = all, .state = &all->idle };
 		/* A number that was taken counts as such whatever the layout. */
-		j->last_seq = last_seq;
-		j->flushed_seq = last_seq;
-		if (i >= all->n)
+		j->flushed_seq = j->last_seq;
+		if (i >= all->n) {
+			use_memory(j, &all->idle, h, NULL);
 			continue;
-		j->state = state_of(all, i);
-		j->entries = (struct nbd_journal_entry *)(void *)at;
-		j->max = h->max;
-		j->bytes = at + round_up(h->max * sizeof(struct nbd_journal_entry), PAGE);
-		j->size = h->size;
+		}
+		use_memory(j, state_of(all, i), h, at);
 		at += log_bytes(h->max, h->size);
 	}
 }
@@ -299,6 +312,15 @@ static int load(struct nbd_journals *all, struct error *e)
 	return 0;
 }
 
+static void forget_all(struct nbd_journals *all)
+{
+	for (unsigned int i = 0; i < MAX_LINKS; i++) {
+		use_memory(&all->journals[i], &all->idle, all->header, NULL);
+		all->journals[i].last_seq = 0;
+	}
+	all->seq = 0;
+}
+
 int nbd_journals_place(struct nbd_journals *all, void *memory, size_t bytes, bool inherited,
 		       enum nbd_journal_found *ret_found, bool *ret_lost, struct error *e)
 {
@@ -317,8 +339,7 @@ int nbd_journals_place(struct nbd_journals *all, void *memory, size_t bytes, boo
 	if (all->header->in_use && load(all, e) < 0) {
 		*ret_found = NBD_JOURNAL_REFUSED;
 		nbd_journals_set_lost(all, true);
-		memset(all->journals, 0, MAX_LINKS * sizeof(all->journals[0]));
-		all->seq = 0;
+		forget_all(all);
 	} else if (all->header->in_use && nbd_journals_dirty(all)) {
 		*ret_found = NBD_JOURNAL_WRITES;
 	}
@@ -346,6 +367,8 @@ int nbd_journals_create(struct nbd_journals *all, unsigned int n, size_t bytes)
 		nbd_journals_destroy(all);
 		return -ENOMEM;
 	}
+	for (unsigned int i = 0; i < MAX_LINKS; i++)
+		all->journals[i].all = all;
 	all->header = memory;
 	nbd_journals_lay_out(all);
 	return 0;

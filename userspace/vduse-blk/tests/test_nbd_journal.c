@@ -603,6 +603,17 @@ static void fill(void *memory, size_t bytes, unsigned int links)
 	nbd_journals_destroy(&all);
 }
 
+/* Other threads may ask at any time. */
+static const struct nbd_journals *asked;
+
+static void ask_all(void)
+{
+	for (unsigned int i = 0; i < asked->links; i++) {
+		assert_non_null(asked->journals[i].state);
+		nbd_journal_dirty(&asked->journals[i]);
+	}
+}
+
 static enum nbd_journal_found take(struct nbd_journals *all, void *memory, size_t bytes,
 				   unsigned int links, bool *ret_lost)
 {
@@ -610,7 +621,10 @@ static enum nbd_journal_found take(struct nbd_journals *all, void *memory, size_
 	struct error e = ERROR_INIT;
 
 	assert_int_equal(nbd_journals_create(all, links, 65536), 0);
+	asked = all;
+	nbd_journal_test_store = ask_all;
 	assert_int_equal(nbd_journals_place(all, memory, bytes, true, &found, ret_lost, &e), 0);
+	nbd_journal_test_store = NULL;
 	assert_int_equal(found == NBD_JOURNAL_REFUSED, e.text[0] != 0);
 	return found;
 }
