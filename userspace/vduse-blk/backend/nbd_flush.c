@@ -155,9 +155,11 @@ static bool ask(struct nbd_link *link, unsigned int other)
 	__atomic_store_n(&m->wanted_by[link->params.index], 1, __ATOMIC_RELEASE);
 	if (nbd_session_post(s, link->loop, other, NBD_ORDER_FLUSH))
 		return true;
-	/* It has left; multi-conn promises that a flush elsewhere covers its writes. */
-	__atomic_store_n(&m->wanted_by[link->params.index], 0, __ATOMIC_RELEASE);
-	return false;
+	/*
+	 * It has left; multi-conn promises that a flush elsewhere covers its writes. But
+	 * if it has seen the question on its way out, it answers.
+	 */
+	return !__atomic_exchange_n(&m->wanted_by[link->params.index], 0, __ATOMIC_ACQ_REL);
 }
 
 /* The round's flushes are in f->round. */

@@ -283,6 +283,7 @@ static void take_up(struct nbd_link *link)
 {
 	const struct nbd_export *export = nbd_conn_export(link->conn);
 
+	link->start_error = ERROR_INIT;
 	link->restricted = nbd_session_check(link->session, link->loop, export, link->sizes);
 	link->journaling = link->session->journaling && export->flags & NBD_FLAG_SEND_FLUSH;
 	set_state(link, NBD_LINK_RECOVERING);
@@ -690,7 +691,6 @@ void nbd_link_close(struct nbd_link *link)
 	was = link->state;
 	busy = nbd_conn_oldest(link->conn) != NULL;
 	set_state(link, NBD_LINK_CLOSING);
-	nbd_recovery_leave(link->session, link->loop, link->params.index);
 	if (was == NBD_LINK_BACKOFF || was == NBD_LINK_IDLE)
 		set_state(link, NBD_LINK_CLOSED);
 	else if (busy)
@@ -703,6 +703,8 @@ void nbd_link_close(struct nbd_link *link)
 		if (!run(link))
 			break;
 	}
+	/* A replay that another link takes over has to know what may still come of this one's. */
+	nbd_recovery_leave(link->session, link->loop, link->params.index);
 	/* An order to ask that came too late. */
 	if (!link->params.index)
 		nbd_session_refreshed(link->session, link->loop, -ECANCELED);

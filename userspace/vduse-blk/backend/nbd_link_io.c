@@ -106,8 +106,12 @@ static uint64_t age(const struct backend_request *req)
 
 static bool is_fenced(struct nbd_link *link, const struct backend_request *req)
 {
-	return nbd_writes(req) &&
-	       nbd_fence_blocks(&link->session->fence, req->offset, req->length, age(req));
+	if (!nbd_writes(req))
+		return false;
+	/* Nobody else may look at the time: those ranges can be a killed process's. */
+	if (!link->fence_timer.armed)
+		nbd_link_look_at_fence(link);
+	return nbd_fence_blocks(&link->session->fence, req->offset, req->length, age(req));
 }
 
 /* What may go, goes: to the wire, to those that are held, or back. */

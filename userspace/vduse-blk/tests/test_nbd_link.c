@@ -944,6 +944,21 @@ static void test_prior_writes(void **state)
 	end(r);
 }
 
+/* Nobody writes there: they are forgotten in time all the same. */
+static void test_prior_writes_elsewhere(void **state)
+{
+	const struct backend_options options = { .tunables.fence_ms = 100 };
+	struct rig *r = start("hs serve", &options);
+
+	(void)state;
+	backend_prior_write(r->backend, 8 * BLOCK, BLOCK);
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	assert_int_equal(stats_of(r).fenced, 1);
+	wait_for(r, !stats_of(r).fenced);
+	assert_int_equal(stats_of(r).held, 0);
+	end(r);
+}
+
 /* --- a cache that is lost --- */
 
 static const struct backend_options with_log = { .replay_log = 1 << 20 };
@@ -1972,6 +1987,7 @@ int main(void)
 		cmocka_unit_test(test_close_shortens_fence),
 		cmocka_unit_test(test_no_fence),
 		cmocka_unit_test(test_prior_writes),
+		cmocka_unit_test(test_prior_writes_elsewhere),
 		cmocka_unit_test(test_replay),
 		cmocka_unit_test(test_no_replay),
 		cmocka_unit_test(test_replay_after_flush),
