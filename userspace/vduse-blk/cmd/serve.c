@@ -187,19 +187,19 @@ static int run_device(struct serve *s, struct error *e)
 		return err;
 	serve_watch_signals(s);
 	err = begin_service(s, e);
-	if (err)
-		goto close_device;
-	if (!s->exit_status)
+	if (!err && !s->exit_status) {
 		err = loop_run(s->loop);
-	if (err)
-		err_set_errno(e, -err, "main loop");
+		if (err)
+			err_set_errno(e, -err, "main loop");
+	}
 
+	/* Nothing begins any more, least of all another end. */
+	s->state = SERVE_CLOSING;
 	loop_timer_cancel(s->loop, &s->keep_timer);
 	serve_forget_successor(s);
 	serve_close_control(s);
 	if (s->successor_died)
 		serve_recover_from_successor(s);
-close_device:
 	close_err = serve_close_transport(s, &close_error);
 	if (close_err && !err && !s->exit_status)
 		err = err_set(e, -close_err, "%s", close_error.text);

@@ -82,6 +82,7 @@ struct serve {
 	json_t *set_options; /* what "set" has changed, NULL: nothing */
 	unsigned int upgrades; /* that the device has survived */
 	bool successor_died; /* after it was given the device */
+	pid_t successor; /* has the device, and was not told to end; 0: none */
 
 	/* The predecessor; see serve_takeover.c. */
 	struct handover_message offer;
@@ -240,6 +241,12 @@ void serve_announce(struct serve *s);
 void serve_end_if_asked(struct serve *s);
 
 /**
+ * serve_abandon() - leave the device to the kernel; the process ends as soon as it can
+ * @s:	with a device
+ */
+void serve_abandon(struct serve *s);
+
+/**
  * serve_flush() - have the storage flush all that was acknowledged
  * @s:		with a device
  * @done:	called once, perhaps from inside; -EBUSY while a flush is at work
@@ -295,6 +302,12 @@ void serve_begin_upgrade(struct serve *s, const struct control_command *command,
  * called later, or the device is the successor's already.
  */
 bool serve_cancel_upgrade(struct serve *s, const char *why);
+
+/**
+ * serve_end_successor() - pass the wish to end on to it, once
+ * @s:	with or without a successor
+ */
+void serve_end_successor(struct serve *s);
 
 /**
  * serve_gone() - is the device the successor's?

@@ -201,7 +201,7 @@ static void give_up(struct serve *s)
 }
 
 /* Requests that even the backend cannot give up, in a system call for instance. */
-static void abandon(struct serve *s)
+void serve_abandon(struct serve *s)
 {
 	log_warning("%s: leaving the device to the kernel", s->options.name);
 	s->abandoned = true;
@@ -227,7 +227,7 @@ static void stop_timer_expired(struct loop_timer *timer)
 	else if (!s->given_up)
 		give_up(s);
 	else if (s->stopping && !s->abandoned)
-		abandon(s);
+		serve_abandon(s);
 }
 
 /* As if killed: the log has what is in flight. */
@@ -260,6 +260,10 @@ static void attach_timer_expired(struct loop_timer *timer)
  */
 static void begin_end(struct serve *s)
 {
+	/* The main loop ends already, with a failure. */
+	if (s->why.errnum && s->state == SERVE_SERVING)
+		return;
+	loop_timer_cancel(s->loop, &s->stop_timer);
 	if (s->end == ON_EXIT_DETACH) {
 		watch_progress(s, s->options.tunables.stop_ms);
 	} else if (s->state == SERVE_ATTACHING &&
@@ -276,6 +280,10 @@ void serve_stop(struct serve *s, unsigned int how)
 	if (s->stopping)
 		return;
 	s->stopping = true;
+	serve_end_successor(s);
+	/* It is ending already. */
+	if (s->state == SERVE_CLOSING)
+		return;
 	s->end = how;
 	if (s->standby)
 		serve_stop_taking_over(s);
@@ -342,6 +350,8 @@ static int keep_for_successor(struct serve *s, struct error *e)
 
 static int finish_detaching(struct serve *s, struct error *e)
 {
+	if (s->abandoned)
+		leave(s);
 	if (!s->stop_timer.armed)
 		watch_progress(s, s->options.tunables.stop_ms);
 	await_flush(s);
@@ -353,7 +363,6 @@ int serve_close_transport(struct serve *s, struct error *e)
 	const bool keep = s->end == ON_EXIT_KEEP && !s->exit_status;
 	int err;
 
-	s->state = SERVE_CLOSING;
 	/* Somebody may have begun to remove the device: nothing is given up now. */
 	if (s->runtime.borrowed || keep)
 		loop_timer_cancel(s->loop, &s->stop_timer);
@@ -402,7 +411,7 @@ static void signalled(struct loop_op *op, int res, uint32_t cqe_flags)
 		serve_stop(s, s->options.tunables.on_exit);
 		break;
 	case 1:
-		if (s->end == ON_EXIT_DETACH && !s->given_up && !s->standby)
+		if (s->end == ON_EXIT_DETACH && !s->given_up && !s->runtime.borrowed)
 			give_up(s);
 		break;
 	default:
@@ -413,11 +422,16 @@ static void signalled(struct loop_op *op, int res, uint32_t cqe_flags)
 
 void serve_close_signals(struct serve *s)
 {
+	struct signalfd_siginfo info;
+
 	s->ending = true;
 	if (s->watching_signals)
 		loop_cancel(s->loop, &s->signal_op);
 	while (s->watching_signals)
 		loop_run(s->loop);
+	/* The service manager may not know yet that another process serves. */
+	if (read(s->signal_fd, &info, sizeof(info)) == sizeof(info))
+		serve_end_successor(s);
 }
 
 int serve_open_signals(struct serve *s, struct error *e)

@@ -37,7 +37,9 @@ void serve_not_recovered(void *opaque, const struct error *e)
 	log_error("%s", e->text);
 	s->why = *e;
 	s->exit_status = EXIT_FAILURE;
-	/* The thread that attaches uses @s; see attached(). */
-	if (s->state != SERVE_ATTACHING)
+	/* A thread that attaches or detaches uses @s, and its end is waited for. */
+	if (s->state == SERVE_DETACHING)
+		serve_abandon(s);
+	else if (s->state != SERVE_ATTACHING)
 		loop_stop(s->loop);
 }

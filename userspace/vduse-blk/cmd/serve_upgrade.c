@@ -104,8 +104,10 @@ const char *serve_upgrade_phase(const struct serve *s)
 
 bool serve_gone(const struct serve *s)
 {
-	return s->upgrade && (s->upgrade->phase == UPGRADE_GONE ||
-			      s->upgrade->phase == UPGRADE_LEAVING);
+	const bool another_s = s->runtime.borrowed && !s->standby;
+
+	return another_s || (s->upgrade && (s->upgrade->phase == UPGRADE_GONE ||
+					    s->upgrade->phase == UPGRADE_LEAVING));
 }
 
 /* What went wrong; the first reason counts. */
@@ -155,11 +157,14 @@ static void finish_undoing(struct serve_upgrade *u)
 	serve_end_if_asked(s);
 }
 
+/* The transport's answers may come when the upgrade is forgotten, at the end. */
 static void undo_resumed(void *opaque, int error)
 {
-	struct serve_upgrade *u = opaque;
+	struct serve_upgrade *u = ((struct serve *)opaque)->upgrade;
 
 	(void)error; /* the transport has said so */
+	if (!u)
+		return;
 	u->paused = false;
 	undo(u);
 }
@@ -182,7 +187,7 @@ static void undo(struct serve_upgrade *u)
 		return;
 	}
 	if (u->paused) {
-		transport_resume(u->s->transport, undo_resumed, u);
+		transport_resume(u->s->transport, undo_resumed, u->s);
 		return;
 	}
 	finish_undoing(u);
@@ -277,10 +282,10 @@ static void settled(struct serve *s, int error)
 
 static void paused(void *opaque, int error)
 {
-	struct serve_upgrade *u = opaque;
+	struct serve_upgrade *u = ((struct serve *)opaque)->upgrade;
 	struct error e = ERROR_INIT;
 
-	if (u->phase != UPGRADE_PAUSING)
+	if (!u || u->phase != UPGRADE_PAUSING)
 		return;
 	if (error) {
 		u->paused = false;
@@ -305,7 +310,7 @@ static void flushed(struct serve *s, int error)
 	u->phase = UPGRADE_PAUSING;
 	u->paused = true;
 	loop_timer_arm(s->loop, &u->timer, u->max_stall_ms);
-	transport_pause(s->transport, paused, u);
+	transport_pause(s->transport, paused, s);
 }
 
 static void ready(struct serve_upgrade *u, const struct handover_ready *r)
@@ -366,9 +371,18 @@ static void done(struct serve_upgrade *u, const struct handover_done *d)
 	s->runtime.borrowed = true;
 	control_answer(u->request, describe_stalls(u, d));
 	sd_notifyf(0, "MAINPID=%d", (int)u->pid);
+	s->successor = u->pid;
 	if (s->stopping)
-		kill(u->pid, SIGTERM);
+		serve_end_successor(s);
 	loop_stop(s->loop);
+}
+
+/* It is not reaped, so the number is not somebody else's by now. */
+void serve_end_successor(struct serve *s)
+{
+	if (s->successor)
+		kill(s->successor, SIGTERM);
+	s->successor = 0;
 }
 
 /* The successor's words */
@@ -720,12 +734,28 @@ bool serve_cancel_upgrade(struct serve *s, const char *why)
 	return s->upgrade;
 }
 
+/* The main loop has ended for another reason. */
+static void break_off(struct serve_upgrade *u)
+{
+	struct error e = ERROR_INIT;
+
+	if (u->running)
+		kill(u->pid, SIGKILL);
+	loop_timer_cancel(u->s->loop, &u->timer);
+	serve_forget_flush(u->s);
+	u->phase = UPGRADE_LEAVING;
+	err_set(&e, ECANCELED, "the daemon ends");
+	control_refuse(u->request, u->why.errnum ? &u->why : &e);
+}
+
 void serve_forget_successor(struct serve *s)
 {
 	struct serve_upgrade *u = s->upgrade;
 
 	if (!u)
 		return;
+	if (u->phase != UPGRADE_LEAVING && !s->successor_died)
+		break_off(u);
 	if (u->watching_socket)
 		loop_cancel(s->loop, &u->socket_op);
 	if (u->watching_exit)

@@ -21,9 +21,11 @@
 #include <linux/virtio_ring.h>
 #include <pthread.h>
 #include <semaphore.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -64,6 +66,7 @@ struct daemon {
 	struct loop_msg fail_msg;
 	bool grow_on_refresh, hold_refresh; /* until the control socket is closed */
 	bool grow_last; /* when the transport is closed */
+	bool late_stop; /* when the main loop has ended */
 	int refresh_error;
 	struct backend_info now;
 };
@@ -205,7 +208,10 @@ static void *daemon_main(void *opaque)
 	watch_calls();
 	sem_post(&d.ready);
 	assert_int_equal(loop_run(s->loop), 0);
+	s->state = SERVE_CLOSING;
 	serve_close_control(s);
+	if (d.late_stop)
+		serve_stop(s, ON_EXIT_DETACH);
 	if (d.hold_refresh)
 		backend_refreshed(s->backend, d.refresh_error);
 	loop_cancel(s->loop, &d.call_op);
@@ -221,6 +227,7 @@ static void *daemon_main(void *opaque)
 	loop_destroy(s->loop);
 	json_decref(s->set_options);
 	s->runtime.keep = false;
+	s->runtime.borrowed = false;
 	runtime_release(&s->runtime);
 	return NULL;
 }
@@ -587,6 +594,71 @@ static void test_stop_many_queues(void **state)
 	join_daemon(0);
 }
 
+/* Told to end when it has failed, or ends already: no second end begins. */
+static void fail_and_stop(struct daemon *unused)
+{
+	const struct error e = { .errnum = EIO, .text = "test" };
+
+	(void)unused;
+	serve_not_recovered(&d.s, &e);
+	serve_stop(&d.s, ON_EXIT_DETACH);
+}
+
+static void fail_now(struct daemon *unused)
+{
+	const struct error e = { .errnum = EIO, .text = "test" };
+
+	(void)unused;
+	serve_not_recovered(&d.s, &e);
+}
+
+static void test_stop_too_late(void **state)
+{
+	(void)state;
+	start_daemon("");
+	on_loop(fail_and_stop);
+	join_daemon(EXIT_FAILURE);
+	assert_null(d.s.job.work);
+
+	start_daemon("");
+	d.late_stop = true;
+	on_loop(fail_now);
+	join_daemon(EXIT_FAILURE);
+	assert_null(d.s.job.work);
+}
+
+/* After an upgrade, whoever tells this process to end means the successor. */
+static void hand_over(struct daemon *unused)
+{
+	(void)unused;
+	d.s.runtime.borrowed = true;
+	loop_stop(d.s.loop);
+}
+
+static void test_stop_after_upgrade(void **state)
+{
+	siginfo_t info;
+	pid_t child;
+
+	(void)state;
+	start_daemon("");
+	child = fork();
+	if (!child) {
+		pause();
+		_exit(0);
+	}
+	d.s.successor = child;
+	d.late_stop = true;
+	d.grow_last = true;
+	on_loop(hand_over);
+	assert_int_equal(waitid(P_PID, (id_t)child, &info, WEXITED), 0);
+	assert_int_equal(info.si_status, SIGTERM);
+	join_daemon(0);
+	assert_null(d.s.job.work);
+	/* News of the storage are the successor's, too. */
+	assert_int_equal(d.s.disk.capacity, SIZE / 512);
+}
+
 /* News of the storage on the way out. */
 static void test_stop_growing(void **state)
 {
@@ -656,6 +728,33 @@ static void test_removal(void **state)
 	frontend_close(&f);
 	command("stop");
 	join_daemon(0);
+}
+
+/* Meanwhile the daemon is told to keep it: nothing is given up. */
+static void keep(struct daemon *unused)
+{
+	(void)unused;
+	serve_stop(&d.s, ON_EXIT_KEEP);
+}
+
+static void test_keep_while_removed(void **state)
+{
+	struct frontend f;
+
+	(void)state;
+	start_daemon("--stop-timeout 400ms");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	d.hangs = true;
+	begin_io(&f, VIRTIO_BLK_T_IN);
+	on_loop(removal_begins);
+	usleep(300000);
+	on_loop(keep);
+	usleep(200000);
+	assert_int_equal(d.fails, 0);
+	on_loop(release);
+	assert_true(frontend_wait(&f, 0, 1));
+	join_daemon(0);
+	frontend_close(&f);
 }
 
 /* --- with a server --- */
@@ -821,8 +920,11 @@ int main(void)
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_stop_many_queues),
 		cmocka_unit_test(test_stop_growing),
+		cmocka_unit_test(test_stop_too_late),
+		cmocka_unit_test(test_stop_after_upgrade),
 		cmocka_unit_test(test_fail),
 		cmocka_unit_test(test_removal),
+		cmocka_unit_test(test_keep_while_removed),
 		cmocka_unit_test(test_hung_server),
 		cmocka_unit_test(test_lost_server),
 		cmocka_unit_test(test_growing_server),
