@@ -176,11 +176,14 @@ errors
 dead
   errors, and the disk never works again although the server does
 hangs
-  requests did not end within 45 s after the fault was over
+  the load did not go on within 45 s after the fault was over (10 s where errors are due),
+  or a read then took longer than 20 s
 lost
   an acknowledged write is missing or torn, or a wrong block was read
 warning, crash
   the kernel's log has a warning; the guest ended
+broken
+  the test itself failed, which says nothing of the disk
 gap
   this build of vduse-blk lacks what it needs, and says so
 n/a
