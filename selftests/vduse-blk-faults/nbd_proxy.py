@@ -255,13 +255,13 @@ class Connection:
                 self.requests.pop(cookie, None)
         else:
             raise EOFError
-        if self.silent:
-            return
-        if self.holding:
+        if self.holding is not None:
             # Nobody is left to read it. The held write is the last request.
             if self.holding == cookie:
                 report('late-write, delivered')
                 raise EOFError
+            return
+        if self.silent:
             return
         if request and request[0] == READ and self.suits(chunk, data) and self.misdeeds.take():
             self.misbehave(reply, chunk, cookie, request, data)
