@@ -324,6 +324,20 @@ both_die() # WANT OPTION...
 	stop "$pid"
 }
 
+# A clean end leaves nothing in the server's cache alone.
+ends_flushed()
+{
+	rm -f "$work/image"
+	truncate -s 64M "$work/image"
+	writeback_server || return
+	serve v-end "nbd+unix:///?socket=$work/s" "$@" || return
+	yes acknowledged | dd of="$disk" bs=4k count=64 iflag=fullblock oflag=direct \
+		status=none || return
+	stop "$pid" || return
+	end_pid "$server" KILL
+	image_has_it
+}
+
 # The server is away when the daemon is started again: the device is there, and whoever
 # uses it waits, for as long as nobody says otherwise.
 server_away()
@@ -385,7 +399,7 @@ kept_while_attaching()
 
 in_state() { [ "$(field "$1" state 2>/dev/null)" = "$2" ]; }
 
-plan 20
+plan 22
 check "kill -9 under fio, 1 queue, split" kills_under_load 1
 check "kill -9 under fio, 1 queue, packed" kills_under_load 1 --packed on
 check "kill -9 under fio, 4 queues, split" kills_under_load 4
@@ -404,6 +418,8 @@ check "--user" account
 check "daemon and server die, 1 queue" both_die 0
 check "daemon and server die, 4 queues" both_die 0 --queues 4
 check "daemon and server die, no replay log" both_die 1 --replay-log off
+check "a clean end flushes" ends_flushed
+check "a clean end flushes, no replay log" ends_flushed --replay-log off --queues 4
 check "server away" server_away
 check "left to a successor while it is attached" kept_while_attaching
 finish

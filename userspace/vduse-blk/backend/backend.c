@@ -215,6 +215,11 @@ int backend_lend_journal(struct backend *backend, bool lent)
 	return backend->ops->lend_journal ? backend->ops->lend_journal(backend, lent) : 0;
 }
 
+bool backend_owes_flush(struct backend *backend)
+{
+	return backend->ops->owes_flush ? backend->ops->owes_flush(backend) : true;
+}
+
 int backend_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
 			 struct backend_queue **ret_queue, struct error *e)
 {

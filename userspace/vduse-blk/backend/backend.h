@@ -260,6 +260,7 @@ struct backend_ops {
 	size_t (*journal_bytes)(const struct backend *backend);
 	void (*use_journal)(struct backend *backend, void *memory, size_t bytes, bool inherited);
 	int (*lend_journal)(struct backend *backend, bool lent);
+	bool (*owes_flush)(struct backend *backend);
 	int (*link_stats)(struct backend *backend, unsigned int index,
 			  struct backend_link_stats *ret_stats);
 	int (*descriptor)(const struct backend *backend);
@@ -341,6 +342,16 @@ void backend_use_journal(struct backend *backend, void *memory, size_t bytes, bo
  * Return: 0; -EAGAIN while something is being written again.
  */
 int backend_lend_journal(struct backend *backend, bool lent);
+
+/**
+ * backend_owes_flush() - would a flush have something to do, or to tell?
+ * @backend: nothing is in flight
+ *
+ * Main thread.
+ *
+ * Return: false if all that was acknowledged is known to be stable.
+ */
+bool backend_owes_flush(struct backend *backend);
 
 /**
  * backend_queue_create() - make queue @index usable on the calling thread's loop

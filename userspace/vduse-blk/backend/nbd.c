@@ -551,6 +551,11 @@ static int nbd_lend_journal(struct backend *backend, bool lent)
 	return nbd_recovery_lend(&to_nbd(backend)->session, lent);
 }
 
+static bool nbd_owes_flush(struct backend *backend)
+{
+	return nbd_session_owes_flush(&to_nbd(backend)->session);
+}
+
 static void nbd_close(struct backend *backend)
 {
 	struct nbd_backend *b = to_nbd(backend);
@@ -636,6 +641,7 @@ const struct backend_ops nbd_backend_ops = {
 	.journal_bytes = nbd_journal_memory_bytes,
 	.use_journal = nbd_use_journal,
 	.lend_journal = nbd_lend_journal,
+	.owes_flush = nbd_owes_flush,
 	.link_stats = nbd_link_stats,
 };
 
@@ -653,5 +659,6 @@ const struct backend_ops nbd_unix_backend_ops = {
 	.journal_bytes = nbd_journal_memory_bytes,
 	.use_journal = nbd_use_journal,
 	.lend_journal = nbd_lend_journal,
+	.owes_flush = nbd_owes_flush,
 	.link_stats = nbd_link_stats,
 };

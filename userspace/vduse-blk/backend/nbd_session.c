@@ -296,6 +296,17 @@ void nbd_session_owe_flush_error(struct nbd_session *s)
 	__atomic_add_fetch(&s->losses, 1, __ATOMIC_ACQ_REL);
 }
 
+bool nbd_session_owes_flush(struct nbd_session *s)
+{
+	bool owes;
+
+	pthread_mutex_lock(&s->lock);
+	owes = nbd_journals_dirty(&s->journals) ||
+	       __atomic_load_n(&s->unreported, __ATOMIC_ACQUIRE);
+	pthread_mutex_unlock(&s->lock);
+	return owes;
+}
+
 /* --- statistics --- */
 
 /*

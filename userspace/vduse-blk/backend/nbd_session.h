@@ -304,6 +304,14 @@ bool nbd_session_lost(struct nbd_session *s);
 void nbd_session_owe_flush_error(struct nbd_session *s);
 
 /**
+ * nbd_session_owes_flush() - backend_owes_flush()
+ * @s: the session
+ *
+ * Return: true if a write is not known to be stable, or a loss has yet to be told.
+ */
+bool nbd_session_owes_flush(struct nbd_session *s);
+
+/**
  * nbd_session_stats() - a link's counters
  * @s: the session
  * @index: of the link

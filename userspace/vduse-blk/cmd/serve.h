@@ -260,6 +260,14 @@ void serve_flush(struct serve *s, void (*done)(struct serve *s, int error));
 void serve_forget_flush(struct serve *s);
 
 /**
+ * serve_flush_last() - have the storage flush, if it owes that, and wait for it
+ * @s:	with a device, outside of its loop, which this runs
+ *
+ * A failure is one of the process.
+ */
+void serve_flush_last(struct serve *s);
+
+/**
  * serve_flushing() - is a flush at work?
  * @s:	with a device
  *

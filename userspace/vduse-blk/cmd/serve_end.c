@@ -3,7 +3,8 @@
  * vduse-blk serve: attaching the device, and the end.
  *
  * An end is asked for by SIGTERM, SIGINT or "vduse-blk stop". Detaching, the driver
- * writes back what it has and lets go, while requests are served as ever. Keeping,
+ * writes back what it has and lets go, while requests are served as ever; then the
+ * storage flushes what it has acknowledged. Keeping,
  * the queues finish what is in flight and the device is left to a successor.
  *
  * Neither waits for storage that does not answer. When requests are in flight and
@@ -355,6 +356,8 @@ static int finish_detaching(struct serve *s, struct error *e)
 	if (!s->stop_timer.armed)
 		watch_progress(s, s->options.tunables.stop_ms);
 	await_flush(s);
+	if (!s->exit_status && !s->given_up)
+		serve_flush_last(s);
 	return transport_close(s->transport, e);
 }
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 /*
- * vduse-blk serve: bringing the device to rest, for a successor to go on with.
+ * vduse-blk serve: bringing the device to rest, for a successor to go on with, or for
+ * good.
  *
  * At rest nothing is in flight, the log of requests in flight is empty, and the
  * storage has flushed all that was acknowledged: should the server lose what it has
@@ -59,6 +60,22 @@ void serve_flush(struct serve *s, void (*done)(struct serve *s, int error))
 void serve_forget_flush(struct serve *s)
 {
 	s->flush_done = NULL;
+}
+
+/* Before an end that does not keep the device: nobody will know what is not flushed. */
+
+static void last_flushed(struct serve *s, int error)
+{
+	if (error)
+		s->exit_status = EXIT_FAILURE;
+}
+
+void serve_flush_last(struct serve *s)
+{
+	if (backend_owes_flush(s->backend))
+		serve_flush(s, last_flushed);
+	while (serve_flushing(s))
+		loop_run(s->loop);
 }
 
 /* Before an end that keeps the device. Whatever comes of it, the end comes. */

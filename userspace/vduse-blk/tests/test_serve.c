@@ -60,7 +60,8 @@ struct daemon {
 
 	/* The storage. */
 	atomic_bool hangs, deaf; /* does not answer; not even to fail() */
-	atomic_uint nheld, fails, refreshes;
+	atomic_bool dirty; /* a flush is owed */
+	atomic_uint nheld, fails, refreshes, flushes;
 	struct backend_request *held[HELD]; /* the queue's thread */
 	struct loop *queue_loop;
 	struct loop_msg fail_msg;
@@ -78,6 +79,7 @@ static struct daemon d;
 
 static void submit(struct backend_queue *queue, struct backend_request *req)
 {
+	d.flushes += req->op == BACKEND_FLUSH;
 	if (!d.hangs) {
 		d.null_ops->submit(queue, req);
 		return;
@@ -122,6 +124,12 @@ static void refresh(struct backend *backend)
 		tell(BACKEND_GROWN);
 	}
 	backend_refreshed(backend, d.refresh_error);
+}
+
+static bool owes_flush(struct backend *backend)
+{
+	(void)backend;
+	return d.dirty;
 }
 
 /* --- the daemon --- */
@@ -181,6 +189,7 @@ static void set_up(struct error *e)
 	d.ops.submit = submit;
 	d.ops.fail = fail_backend;
 	d.ops.refresh = refresh;
+	d.ops.owes_flush = owes_flush;
 	if (!strcmp(d.ops.scheme, "null"))
 		s->backend->ops = &d.ops;
 	d.now = s->backend->info;
@@ -578,6 +587,29 @@ static void test_stop_drains(void **state)
 	frontend_close(&f);
 }
 
+/* What is not flushed is, if the storage can; but nothing is asked of it in vain. */
+static void test_stop_flushes(void **state)
+{
+	(void)state;
+	start_daemon("");
+	command("stop");
+	join_daemon(0);
+	assert_int_equal(d.flushes, 0);
+
+	start_daemon("");
+	d.dirty = true;
+	command("stop");
+	join_daemon(0);
+	assert_int_equal(d.flushes, 1);
+
+	start_daemon("--stop-timeout 100ms");
+	d.dirty = true;
+	d.hangs = true;
+	command("stop");
+	join_daemon(EXIT_FAILURE);
+	assert_int_equal(d.fails, 1);
+}
+
 /* The watch for progress expires while one queue is gone and the next is going. */
 static void destroy_slowly(struct backend_queue *queue)
 {
@@ -918,6 +950,7 @@ int main(void)
 		cmocka_unit_test(test_shrink),
 		cmocka_unit_test(test_stop_hung),
 		cmocka_unit_test(test_stop_drains),
+		cmocka_unit_test(test_stop_flushes),
 		cmocka_unit_test(test_stop_many_queues),
 		cmocka_unit_test(test_stop_growing),
 		cmocka_unit_test(test_stop_too_late),
