@@ -12,7 +12,8 @@
 
 #include <string.h>
 
-#define PIECE 1024
+#define PIECE	      1024
+#define SMALLEST_PAGE 4096
 
 static void copy(uint8_t *dst, const uint8_t *src, size_t len)
 {
@@ -90,6 +91,26 @@ void iov_zero(const struct iovec *iov, unsigned int niov, size_t skip, size_t le
 		clear((uint8_t *)iov->iov_base + skip, n);
 		len -= n;
 		skip = 0;
+	}
+}
+
+static void touch(volatile uint8_t *p, bool write)
+{
+	const uint8_t byte = *p;
+
+	if (write)
+		*p = byte;
+}
+
+void iov_touch(const struct iovec *iov, unsigned int niov, bool write)
+{
+	for (; niov; iov++, niov--) {
+		uint8_t *base = iov->iov_base;
+
+		for (size_t at = 0; at < iov->iov_len; at += SMALLEST_PAGE)
+			touch(base + at, write);
+		if (iov->iov_len)
+			touch(base + iov->iov_len - 1, write);
 	}
 }
 

@@ -52,6 +52,17 @@ void iov_gather(const struct iovec *iov, unsigned int niov, size_t skip, void *d
 void iov_zero(const struct iovec *iov, unsigned int niov, size_t skip, size_t len);
 
 /**
+ * iov_touch() - access each page of the described memory
+ * @iov: array
+ * @niov: its entries
+ * @write: as a write would; the content stays
+ *
+ * For memory that a kernel call could not access: where a fault of this thread
+ * would be mended by a signal handler, that of a kernel call is not.
+ */
+void iov_touch(const struct iovec *iov, unsigned int niov, bool write);
+
+/**
  * iov_slice() - describe a part of the described memory
  * @iov: array
  * @niov: its entries

@@ -21,6 +21,10 @@
  * plain send of one buffer. The memory of stream_receive_direct() belongs to
  * the stream until direct_done() or closed().
  *
+ * Memory of an owner may be shared with others, who can take pages away. A kernel call
+ * fails then; this thread touches the pages, which its signal handler may mend, and
+ * tries once more. Nothing was moved of what failed.
+ *
  * Order: segments leave in the order of stream_send(); bytes reach data() in
  * the order in which they arrived, whether or not a part was received directly.
  */
@@ -80,6 +84,7 @@ struct stream {
 	uint8_t *staging;
 	struct iovec *send_iov;
 	struct msghdr send_msg;
+	bool send_touched; /* the last send failed because of its memory */
 
 	uint8_t *buf;
 	size_t have;	 /* bytes at the start of buf that were not consumed yet */
@@ -88,6 +93,7 @@ struct stream {
 	struct direct direct;
 	struct iovec *recv_iov;
 	struct msghdr recv_msg;
+	bool recv_touched;
 
 	struct stream_stats own_stats;
 	struct stream_stats *stats;
@@ -255,12 +261,12 @@ static void flush(struct loop_hook *hook)
 			break;
 
 	sqe = loop_sqe(s->loop, &s->send_op);
+	s->send_msg.msg_iovlen = g.niov;
 	if (g.niov == 1) {
 		io_uring_prep_send(sqe, s->fd, s->send_iov[0].iov_base, s->send_iov[0].iov_len,
 				   flags);
 	} else {
 		s->send_msg.msg_iov = s->send_iov;
-		s->send_msg.msg_iovlen = g.niov;
 		io_uring_prep_sendmsg(sqe, s->fd, &s->send_msg, (unsigned int)flags);
 	}
 	s->send_busy = true;
@@ -293,8 +299,12 @@ static void send_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	(void)cqe_flags;
 	s->send_busy = false;
 	if (res > 0) {
+		s->send_touched = false;
 		counter_add(&s->stats->bytes_sent, (uint64_t)res);
 		release_sent(s, (size_t)res);
+	} else if (res == -EFAULT && !s->send_touched) {
+		s->send_touched = true;
+		iov_touch(s->send_iov, (unsigned int)s->send_msg.msg_iovlen, false);
 	} else if (res != -EAGAIN && res != -EINTR) {
 		stream_close(s, res ? res : -EPIPE);
 		if (s->lingering)
@@ -379,11 +389,18 @@ static void receive_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 		receive(s);
 		return;
 	}
+	if (res == -EFAULT && s->direct.len && !s->recv_touched) {
+		s->recv_touched = true;
+		iov_touch(s->recv_iov, (unsigned int)s->recv_msg.msg_iovlen, true);
+		receive(s);
+		return;
+	}
 	if (res <= 0) {
 		stream_close(s, res ? res : -EPIPE);
 		return;
 	}
 
+	s->recv_touched = false;
 	counter_add(&s->stats->recvs, 1);
 	counter_add(&s->stats->bytes_received, (uint64_t)res);
 	if ((size_t)res == s->asked)
@@ -458,6 +475,8 @@ static void begin(struct stream *s)
 	s->segs_tail = &s->segs;
 	s->have = 0;
 	s->more_waits = false;
+	s->send_touched = false;
+	s->recv_touched = false;
 	s->direct = (struct direct){ 0 };
 }
 

@@ -16,8 +16,10 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include "loop/stream.h"
+#include "transport/sigbus.h"
 
 #define NEVER 12345
 
@@ -408,6 +410,84 @@ static void test_receive_direct(void **state)
 	receive(50000, 50000, 0, 49999, 1, false);
 }
 
+/* Memory that is shared with somebody who takes it away: zeroes go, what comes is lost. */
+#define SHARED (16 * 4096)
+
+static uint8_t *map_shared(int fd)
+{
+	uint8_t *memory;
+
+	assert_int_equal(sigbus_guard_install(NULL), 0);
+	assert_int_equal(ftruncate(fd, SHARED), 0);
+	memory = mmap(NULL, SHARED, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	assert_int_equal(sigbus_guard_add(memory, SHARED), 0);
+	memset(memory, 0xee, SHARED);
+	assert_int_equal(ftruncate(fd, SHARED / 2), 0);
+	return memory;
+}
+
+static void unmap_shared(uint8_t *memory)
+{
+	sigbus_guard_del(memory, SHARED);
+	munmap(memory, SHARED);
+}
+
+static void test_send_memory_that_is_gone(void **state)
+{
+	auto_close int fd = memfd_create("test", MFD_CLOEXEC);
+	uint8_t *memory = map_shared(fd), *got = calloc(1, SHARED);
+	struct iovec iov = { memory, SHARED };
+	struct reader r = { .buf = got, .wanted = SHARED };
+	struct seg seg = { .seg = { .iov = &iov, .niov = 1, .len = SHARED, .sent = seg_sent } };
+	struct fixture f;
+
+	(void)state;
+	setup_pair(&f, 0, 0);
+	seg.f = &f;
+	r.fd = f.peer;
+	pthread_create(&r.thread, NULL, read_all, &r);
+	stream_send(f.stream, &seg.seg);
+	for (int i = 0; i < 400 && !seg.sent; i++)
+		run_briefly(&f, 5);
+	assert_int_equal(seg.sent, 1);
+	pthread_join(r.thread, NULL);
+	assert_int_equal(r.n, SHARED);
+	assert_int_equal(got[SHARED / 2 - 1], 0xee);
+	assert_int_equal(got[SHARED / 2], 0);
+	teardown(&f);
+	unmap_shared(memory);
+	free(got);
+}
+
+static void test_receive_into_memory_that_is_gone(void **state)
+{
+	auto_close int fd = memfd_create("test", MFD_CLOEXEC);
+	uint8_t *memory = map_shared(fd), *src = malloc(SHARED + 28);
+	struct fixture f;
+	struct writer w;
+
+	(void)state;
+	fill(src, SHARED + 28);
+	setup_pair(&f, 16384, 0);
+	f.direct_at = 28;
+	f.direct_len = SHARED;
+	f.direct_niov = 1;
+	f.direct_iov[0] = (struct iovec){ memory, SHARED };
+	f.stop_at = SHARED + 28;
+	w = (struct writer){ .fd = f.peer, .p = src, .n = SHARED + 28, .chunk = 10000, .pause = true };
+	pthread_create(&w.thread, NULL, write_all, &w);
+	run(&f);
+	pthread_join(w.thread, NULL);
+	assert_int_equal(f.direct_calls, 1);
+	assert_int_equal(f.closed, 0);
+	/* The pages that took their place are as good. */
+	assert_memory_equal(memory, src + 28, SHARED);
+	teardown(&f);
+	unmap_shared(memory);
+	free(src);
+}
+
 /* An owner that never makes progress is not fed for ever. */
 static void test_carry_limit(void **state)
 {
@@ -674,6 +754,8 @@ int main(void)
 		cmocka_unit_test(test_send),
 		cmocka_unit_test(test_receive),
 		cmocka_unit_test(test_receive_direct),
+		cmocka_unit_test(test_send_memory_that_is_gone),
+		cmocka_unit_test(test_receive_into_memory_that_is_gone),
 		cmocka_unit_test(test_carry_limit),
 		cmocka_unit_test(test_peer_closes),
 		cmocka_unit_test(test_close_in_data),
