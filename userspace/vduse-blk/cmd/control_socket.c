@@ -412,6 +412,21 @@ static void accepted(struct loop_op *op, int res, uint32_t cqe_flags)
 
 /* Life */
 
+/* The file has its mode from the beginning, whatever the umask. No other thread yet. */
+static int bind_with_mode(int fd, const struct sockaddr_un *addr, mode_t mode, struct error *e)
+{
+	mode_t old;
+	int err = 0;
+
+	if (fchmod(fd, mode))
+		return err_set_errno(e, errno, "set the mode of a socket");
+	old = umask(0);
+	if (bind(fd, (const struct sockaddr *)addr, sizeof(*addr)))
+		err = err_set_errno(e, errno, "create %s", addr->sun_path);
+	umask(old);
+	return err;
+}
+
 int control_socket_bind(const char *root, const char *name, uid_t uid, gid_t group, int *ret_fd,
 			struct error *e)
 {
@@ -426,11 +441,15 @@ int control_socket_bind(const char *root, const char *name, uid_t uid, gid_t gro
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return err_set_errno(e, errno, "create a socket");
-	if (bind(fd, (struct sockaddr *)&addr, sizeof(addr)))
-		return err_set_errno(e, errno, "create %s", addr.sun_path);
-	/* CONTROL_NO_GROUP leaves the group as it is. */
-	if (chown(addr.sun_path, uid, group) || chmod(addr.sun_path, mode)) {
-		err = err_set_errno(e, errno, "set owner and mode of %s", addr.sun_path);
+	err = bind_with_mode(fd, &addr, mode, e);
+	if (err)
+		return err;
+	/*
+	 * The folder is the account's by now, who may put something else there: it gets
+	 * no more than a link of its own. CONTROL_NO_GROUP leaves the group as it is.
+	 */
+	if (lchown(addr.sun_path, uid, group)) {
+		err = err_set_errno(e, errno, "give %s to its user", addr.sun_path);
 		unlink(addr.sun_path);
 		return err;
 	}

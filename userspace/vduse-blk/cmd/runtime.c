@@ -102,6 +102,9 @@ static int try_lock(int dir_fd, const char *name, int *ret_fd, struct error *e)
 	if (fstat(fd, &mine) || fstatat(dir_fd, LOCK_NAME, &there, AT_SYMLINK_NOFOLLOW) ||
 	    mine.st_ino != there.st_ino)
 		return -EAGAIN;
+	/* The folder may be one that an account has had: nothing else is written to. */
+	if (!S_ISREG(mine.st_mode) || mine.st_nlink != 1)
+		return err_set(e, EPERM, "the lock file of \"%s\" is not one", name);
 
 	err = write_pid(fd, name, e);
 	if (err)

@@ -17,7 +17,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -559,6 +562,50 @@ static mode_t mode_of(const char *root, const char *path)
 	return st.st_mode & 07777;
 }
 
+/* Just after the socket got its name, its folder's owner puts a link in its place. */
+static const char *trap_target;
+
+int bind(int fd, const struct sockaddr *addr, socklen_t len)
+{
+	const struct sockaddr_un *un = (const struct sockaddr_un *)addr;
+	int ret = (int)syscall(SYS_bind, fd, addr, len);
+
+	if (!ret && trap_target) {
+		assert_int_equal(unlink(un->sun_path), 0);
+		assert_int_equal(symlink(trap_target, un->sun_path), 0);
+	}
+	return ret;
+}
+
+static void test_socket_is_replaced(void **state)
+{
+	char root[] = "/tmp/test-control-XXXXXX", path[128];
+	auto_close int fd = -1, victim = -1;
+	struct runtime r;
+	struct error e;
+	struct stat st;
+
+	(void)state;
+	if (geteuid()) {
+		print_message("skipped: needs root\n");
+		skip();
+	}
+	assert_non_null(mkdtemp(root));
+	snprintf(path, sizeof(path), "%s/victim", root);
+	victim = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+	assert_true(victim >= 0);
+	assert_int_equal(runtime_acquire(root, "d0", 65534, 65534, &r, &e), 0);
+	trap_target = path;
+	control_socket_bind(root, "d0", 65534, CONTROL_NO_GROUP, &fd, &e);
+	trap_target = NULL;
+	assert_int_equal(fstat(victim, &st), 0);
+	assert_int_equal(st.st_uid, 0);
+	assert_int_equal(st.st_mode & 0777, 0644);
+	runtime_release(&r);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(rmdir(root), 0);
+}
+
 static void test_modes(void **state)
 {
 	struct daemon d;
@@ -641,6 +688,7 @@ int main(void)
 		cmocka_unit_test(test_slow),
 		cmocka_unit_test(test_later),
 		cmocka_unit_test(test_modes),
+		cmocka_unit_test(test_socket_is_replaced),
 		cmocka_unit_test(test_peers),
 	};
 

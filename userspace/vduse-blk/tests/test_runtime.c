@@ -117,6 +117,34 @@ static void test_symlink_is_not_followed(void **state)
 	assert_int_equal(unlink(path), 0);
 }
 
+/* A lock file that is another file's, too. */
+static void test_hard_link_is_refused(void **state)
+{
+	char folder[128], lock[160], victim[128];
+	struct runtime r;
+	struct error e;
+	struct stat st;
+	int fd;
+
+	(void)state;
+	snprintf(folder, sizeof(folder), "%s/d0", root);
+	snprintf(lock, sizeof(lock), "%s/lock", folder);
+	snprintf(victim, sizeof(victim), "%s/victim", root);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	fd = open(victim, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, "precious", 8), 8);
+	close(fd);
+	assert_int_equal(link(victim, lock), 0);
+	assert_int_equal(acquire("d0", &r, &e), -EPERM);
+	assert_int_equal(stat(victim, &st), 0);
+	assert_int_equal(st.st_size, 8);
+	assert_int_equal(st.st_mode & 0777, 0644);
+	assert_int_equal(unlink(lock), 0);
+	assert_int_equal(unlink(victim), 0);
+	assert_int_equal(rmdir(folder), 0);
+}
+
 /* The folder of a device that a successor will want stays, with the log in it. */
 static void test_kept(void **state)
 {
@@ -145,6 +173,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_one_at_a_time, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_killed_predecessor, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_symlink_is_not_followed, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hard_link_is_refused, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_kept, setup, teardown),
 	};
 
