@@ -15,12 +15,14 @@
  * meanwhile gets the answer to the next one, since the one under way may have
  * left before the writes that he means.
  *
- * Lies. session->losses counts how often acknowledged writes were lost for good.
+ * Lies. session->losses counts how often acknowledged writes were lost for good, or
+ * may have been.
  * A flush that saw it change while it was under way fails, as does the next one
  * after a loss that no flush has reported yet.
  *
  * A server that could not make writes stable may say so once, and succeed with the
- * next flush though it has dropped them. If it says so to a flush that the link sent
+ * next flush though it has dropped them. So flushes that were under way when it said so
+ * fail, too. If it says so to a flush that the link sent
  * on its own account, for room in the log or before it goes idle, no flush of the
  * driver has heard it: that is such a loss, too.
  */
@@ -103,6 +105,11 @@ int nbd_flush_verdict(struct nbd_link *link, const struct backend_request *req)
 		return 0;
 	log_error("nbd: a flush fails, because acknowledged writes were lost");
 	return -EIO;
+}
+
+void nbd_flush_refused(struct nbd_link *link)
+{
+	__atomic_add_fetch(&link->session->losses, 1, __ATOMIC_ACQ_REL);
 }
 
 /* --- asking --- */

@@ -197,6 +197,8 @@ void nbd_flush_leave(struct nbd_link *link);
 void nbd_flush_make_room(struct nbd_link *link);
 /* Do flushes of this link wait for the answers of others? */
 bool nbd_flush_waits(const struct nbd_link *link);
+/* The server has answered one with an error: it may not say so to those beside it. */
+void nbd_flush_refused(struct nbd_link *link);
 /* They fail. */
 void nbd_flush_fail(struct nbd_link *link);
 /* A flush that has succeeded on every connection: 0, or -EIO if it would lie. */

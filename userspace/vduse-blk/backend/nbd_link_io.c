@@ -251,6 +251,8 @@ void nbd_link_finished(void *owner, struct backend_request *req, int error)
 	/* A replay's writes are in the logs already; its flush clears them all at once. */
 	if (link->journaling && !error && likely(!link->replay.running))
 		keep_books(link, req);
+	if (unlikely(error && req->op == BACKEND_FLUSH))
+		nbd_flush_refused(link);
 	if (unlikely(internal)) {
 		req->state |= NBD_REQ_ANSWERED;
 		req->done(req, error);

@@ -1561,6 +1561,22 @@ static void test_when_a_loss_is_told(void **state)
 	munmap(memory, JOURNAL_BYTES);
 }
 
+/* The server says it once, to one of two flushes that both have to make the same stable. */
+static void test_flushes_side_by_side(void **state)
+{
+	struct rig *r = start("hs req ok:0 req req fail:1:5 ok:2 req ok:3 serve", &with_log);
+	struct io *flush[2];
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 1), 0);
+	for (unsigned int i = 0; i < 2; i++)
+		flush[i] = submit(r, i, BACKEND_FLUSH, 0, 0);
+	for (unsigned int i = 0; i < 2; i++)
+		assert_int_equal(finish(r, flush[i]), -EIO);
+	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
 /* The driver flushes again as soon as it hears of the first end. */
 static void flush_again(struct backend_request *req, int error)
 {
@@ -2013,6 +2029,7 @@ int main(void)
 		cmocka_unit_test(test_asked_flush_fails),
 		cmocka_unit_test(test_when_a_loss_is_told),
 		cmocka_unit_test(test_round_fails),
+		cmocka_unit_test(test_flushes_side_by_side),
 		cmocka_unit_test(test_successor_fences_a_replay),
 		cmocka_unit_test(test_successor_fences_what_is_sent_again),
 		cmocka_unit_test(test_successor_waits_for_a_replay),
