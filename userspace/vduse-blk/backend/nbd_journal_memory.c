@@ -15,6 +15,7 @@
 #include <inttypes.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/crc32c.h"
 
@@ -88,10 +89,20 @@ size_t nbd_journal_memory(const struct nbd_journal *j)
 
 /* --- what is reserved --- */
 
+/* The kernel's pages may be larger than PAGE; what else is in them is in the same file. */
+static int populate(void *p, size_t bytes)
+{
+	const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
+	const uintptr_t begin = round_down((uintptr_t)p, page);
+
+	return madvise((void *)begin, round_up((uintptr_t)p + bytes, page) - begin,
+		       MADV_POPULATE_WRITE);
+}
+
 static bool back(const struct nbd_journals *all, void *p, size_t bytes)
 {
 	/* Memory that is the process's own comes as it is used. */
-	return all->header == all->own || !madvise(p, bytes, MADV_POPULATE_WRITE);
+	return all->header == all->own || !populate(p, bytes);
 }
 
 bool nbd_journal_back_data(struct nbd_journal *j, size_t end)
@@ -326,7 +337,7 @@ int nbd_journals_place(struct nbd_journals *all, void *memory, size_t bytes, boo
 {
 	if (bytes < LOGS_AT || !is_aligned((uintptr_t)memory, PAGE))
 		return err_set(e, EINVAL, "%zu bytes are no place for a log", bytes);
-	if (madvise(memory, LOGS_AT, MADV_POPULATE_WRITE))
+	if (populate(memory, LOGS_AT))
 		return err_set_errno(e, errno, "reserve memory for a log");
 	all->header = memory;
 	all->memory_bytes = bytes;
