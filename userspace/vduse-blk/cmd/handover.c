@@ -5,6 +5,7 @@
  * An offer is a bit mask that says which descriptors came along, in the order of
  * enum handover_fd, and a JSON document. All others are structs of fixed size.
  */
+#include <assert.h>
 #include <endian.h>
 #include <errno.h>
 #include <stdio.h>
@@ -219,6 +220,10 @@ int handover_parse(const void *bytes, size_t size, const int *fds, unsigned int 
 }
 
 /* The socket */
+
+/* The kernel fills what alignment leaves, too: it may hold no more than there is room for. */
+static_assert(CMSG_SPACE(_HANDOVER_FD_MAX * sizeof(int)) ==
+	      CMSG_LEN(_HANDOVER_FD_MAX * sizeof(int)), "an even number of descriptors");
 
 static unsigned int take_fds(struct msghdr *msg, int fds[_HANDOVER_FD_MAX])
 {

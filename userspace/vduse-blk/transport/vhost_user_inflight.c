@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/magic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -44,6 +46,7 @@ int vhost_user_logs_make_file(const struct vhost_user_inflight *wanted,
 static int check_file(const struct vhost_user_inflight *desc, size_t need, int fd,
 		      struct error *e)
 {
+	struct statfs fs;
 	struct stat st;
 
 	if (desc->mmap_size < need || desc->mmap_size > SIZE_MAX / 2)
@@ -53,8 +56,11 @@ static int check_file(const struct vhost_user_inflight *desc, size_t need, int f
 	    desc->mmap_offset > INT64_MAX - desc->mmap_size)
 		return err_set(e, EINVAL, "log of requests in flight at offset %#" PRIx64,
 			       desc->mmap_offset);
-	if (fstat(fd, &st))
+	if (fstat(fd, &st) || fstatfs(fd, &fs))
 		return err_set_errno(e, errno, "look at the file of the requests in flight");
+	/* One of its pages that is missing could not be replaced. */
+	if (fs.f_type == HUGETLBFS_MAGIC)
+		return err_set(e, EINVAL, "the file of the requests in flight has huge pages");
 	if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < desc->mmap_offset + need)
 		return err_set(e, EINVAL, "the file of the requests in flight is too short");
 	return 0;

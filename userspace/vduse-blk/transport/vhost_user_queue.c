@@ -45,6 +45,8 @@ struct vhost_user_queue {
 	struct loop_op call_op;
 	bool call_busy;	  /* @call_op is in flight */
 	bool call_due;	  /* interrupt once more when it is done, or possible */
+	struct loop_op err_op;
+	bool err_busy;	  /* likewise; a frontend can let it stay so */
 	bool stopping;	  /* queue_thread_stopped() is owed */
 	struct loop_timer grace;
 };
@@ -90,7 +92,13 @@ static void notify(void *opaque, unsigned int index)
 	call_driver(opaque);
 }
 
-/* Once for each start, so what is under way stays bounded. */
+static void error_told(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	(void)res; /* -EAGAIN: the frontend is going to look anyway */
+	(void)cqe_flags;
+	container_of(op, struct vhost_user_queue, err_op)->err_busy = false;
+}
+
 static void needs_reset(void *opaque, unsigned int index, const char *reason)
 {
 	struct vhost_user_queue *q = opaque;
@@ -98,9 +106,11 @@ static void needs_reset(void *opaque, unsigned int index, const char *reason)
 	(void)reason;
 	log_warning_ratelimited("virtqueue %u stays stopped until the driver resets the device",
 				index);
-	if (q->err_fd >= 0)
-		io_uring_prep_write(loop_sqe(queue_thread_loop(q->thread), NULL), q->err_fd, &one,
-				    sizeof(one), (uint64_t)-1);
+	if (q->err_fd < 0 || q->err_busy)
+		return;
+	q->err_busy = true;
+	io_uring_prep_write(loop_sqe(queue_thread_loop(q->thread), &q->err_op), q->err_fd, &one,
+			    sizeof(one), (uint64_t)-1);
 }
 
 /* Address space */
@@ -171,6 +181,8 @@ static void stopped(void *opaque)
 {
 	struct vhost_user_queue *q = opaque;
 
+	if (q->err_busy)
+		loop_cancel(queue_thread_loop(q->thread), &q->err_op);
 	if (!q->call_busy) {
 		queue_thread_stopped(q->thread);
 		return;
@@ -234,6 +246,7 @@ int vhost_user_queue_create(const struct queue_thread_params *params,
 	q->next.call_fd = -1;
 	q->next.err_fd = -1;
 	q->call_op.complete = called;
+	q->err_op.complete = error_told;
 	q->grace.expired = grace_expired;
 	thread_params.ops = &thread_ops;
 	thread_params.opaque = q;
