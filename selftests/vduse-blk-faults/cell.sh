@@ -139,6 +139,7 @@ cell_judge() # ERRORS
 	echo "$text"
 	[ "$errors" -eq 0 ] || [ "$1" != none ] ||
 		end_with errors "$errors errors, the first one $first_error"
+	[ "$errors" -gt 0 ] || [ "$1" != due ] || end_with broken "no request has failed"
 	[ "$(kernel_complaints)" -eq "$complaints" ] ||
 		end_with warning "$(dmesg | grep -E 'BUG:|WARNING:|Oops' | tail -n 1)"
 	end_with ok ''
@@ -152,6 +153,10 @@ cell_run()
 	local read_errors=0
 	cell_prepare "$1" "$2" "$3" && cell_warm_up "$4" "$5" || return
 	inject "$1" || {
+		case $subject-$1 in
+		vduse-blk-chunk-*) end_with broken "the daemon does not ask for structured replies" ;;
+		*) ;;
+		esac
 		case $1 in
 		chunk-*) end_with n/a "the client does not ask for structured replies" ;;
 		daemon-* | upgrade | export-grown) end_with dead "$1 failed" ;;

@@ -118,7 +118,27 @@ fault_export_shrunk()
 {
 	server_kill || return
 	truncate -s $((disk_size * 3 / 4)) "$image"
-	server_plain
+	server_plain || return
+	[ "$subject" != vduse-blk ] || shrink_is_noticed
+}
+
+# What is not there any more fails, at once, and the rest does not.
+shrink_is_noticed()
+{
+	until_true 20 storage_is shrunk || {
+		echo "the daemon has not noticed"
+		return 1
+	}
+	read_at $((disk_size * 7 / 8)) 2>/dev/null && echo "what has gone can be read" && return 1
+	read_at $((disk_size / 2))
+}
+
+storage_is() { [ "$(field fault storage)" = "$1" ]; }
+
+read_at() # BYTES
+{
+	limited 20 dd if="$disk" of=/dev/null bs=4k skip=$(($1 / 4096)) count=1 iflag=direct \
+		status=none
 }
 
 # No page more than there is now; what is overwritten in place still works.

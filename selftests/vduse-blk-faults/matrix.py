@@ -10,7 +10,8 @@
 #
 # NEEDS is the feature of the daemon without which the fault cannot be survived
 # ("-": none; faults.sh finds out which there are). ERRORS is what the users of
-# the disk may see: "none", or "some" where the fault is one of the storage.
+# the disk may see: "none"; "some" where the fault is one of the storage; "due" where
+# without any there has been no fault.
 #
 # pairwise: for every two of the columns fault, queues, ring and load, every two
 # values meet in a cell. Each fault needs two cells, for each of its columns has
@@ -32,8 +33,8 @@ FAULTS = (
     ('upgrade',        'upgrade',    'none'),
     ('server-restart', 'reconnect',  'none'),
     ('server-pause',   '-',          'none'),
-    ('server-full',    '-',          'some'),
-    ('read-errors',    '-',          'some'),
+    ('server-full',    '-',          'due'),
+    ('read-errors',    '-',          'due'),
     ('cache-lost',     'reconnect',  'some'),
     ('link-down',      '-',          'none'),
     ('link-lossy',     '-',          'none'),
