@@ -141,7 +141,37 @@ big_blocks()
 	stop "$pid"
 }
 
-plan 17
+# sync_from CPU: a flush of the virtqueue that this processor uses
+sync_from() { timeout 30 taskset -c "$1" sync "$disk"; }
+
+becomes() # TABLE of /dev/mapper/d-below
+{
+	dmsetup suspend --noflush --nolockfs d-below && dmsetup load d-below --table "$1" &&
+		dmsetup resume d-below
+}
+
+# What is below the file backend cannot write back what was acknowledged: the kernel says
+# so once to everybody who has it open, and each virtqueue's next flush has to fail.
+write_back_fails()
+{
+	local loop sectors=$((64 * 2048)) status=0
+	modprobe -a loop dm-mod || return
+	truncate -s 64M "$work/below"
+	loop=$(losetup -f --show "$work/below") || return
+	dmsetup create d-below --table "0 $sectors linear $loop 0" && dmsetup mknodes d-below || return
+	serve d-back file:///dev/mapper/d-below --queues 2 || return
+	dd if=/dev/zero of="$disk" bs=4k count=16 oflag=direct status=none || return
+	becomes "0 $sectors error" || return
+	sync_from 0 && echo "the first flush succeeds" && status=1
+	sync_from 1 && echo "that of the other virtqueue succeeds" && status=1
+	becomes "0 $sectors linear $loop 0" || return
+	sync_from 0 && sync_from 1 || return
+	stop "$pid" || return
+	dmsetup remove d-below && losetup -d "$loop" || return
+	return $status
+}
+
+plan 18
 check "fio verify, split, 1 queue" verify --packed off
 check "fio verify, split, 4 queues" verify --packed off --queues 4
 check "fio verify, packed, 1 queue" verify --packed on
@@ -156,6 +186,11 @@ check "TCP, IPv4" tcp 127.0.0.1 127.0.0.1
 check "TCP, IPv6" tcp "[::1]" ::1
 check "TCP, port and export name with a blank" tcp_port_and_export
 check "file backend" file_backend
+if [ "$(nproc)" -ge 2 ]; then
+	check "file backend, a write-back that fails" write_back_fails
+else
+	skip "file backend, a write-back that fails" "one processor uses one virtqueue"
+fi
 check "null backend" null_backend
 check "request sizes around buffer sizes" odd_sizes
 check "4096-byte blocks" big_blocks

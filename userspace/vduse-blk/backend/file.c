@@ -40,6 +40,19 @@ struct file_backend {
 	int fd;
 };
 
+/*
+ * The kernel tells of writes that it could not carry out once for each time that a
+ * file was opened: so each queue opens it. Within a queue, flushes that are under way
+ * when one fails do so, too, and when a write with FUA has heard of it, which says
+ * nothing of others, the next flush.
+ */
+struct file_queue {
+	struct backend_queue common;
+	int fd;
+	unsigned int failed; /* syncs so far */
+	bool owed;	     /* the next flush fails */
+};
+
 static const uint8_t zeroes[ZERO_BYTES];
 
 /* --- opening --- */
@@ -236,28 +249,75 @@ static void file_refresh(struct backend *backend)
 	backend_refreshed(backend, ask_size(backend));
 }
 
+/* The same file, whatever its path leads to by now. */
+static int open_again(int fd, struct error *e)
+{
+	const int flags = (fcntl(fd, F_GETFL) & O_ACCMODE) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+	char path[32];
+	int again;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	again = open(path, flags);
+	return again < 0 ? err_set_errno(e, errno, "file: cannot open it once more") : again;
+}
+
 static int file_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
 			     struct backend_queue **ret_queue, struct error *e)
 {
-	struct backend_queue *q = malloc(sizeof(*q));
+	const struct file_backend *f = container_of(backend, struct file_backend, common);
+	struct file_queue *q = calloc(1, sizeof(*q));
 
 	if (!q)
 		return err_set(e, ENOMEM, "file: out of memory");
-	*q = (struct backend_queue){ backend, loop, index };
-	*ret_queue = q;
+	q->common = (struct backend_queue){ backend, loop, index };
+	q->fd = open_again(f->fd, e);
+	if (q->fd < 0) {
+		int ret = q->fd;
+
+		free(q);
+		return ret;
+	}
+	*ret_queue = &q->common;
 	return 0;
 }
 
 static void file_queue_destroy(struct backend_queue *queue)
 {
-	free(queue);
+	struct file_queue *q = container_of(queue, struct file_queue, common);
+
+	close(q->fd);
+	free(q);
 }
 
 /* --- requests --- */
 
+static struct file_queue *queue_of(const struct backend_request *req)
+{
+	return container_of(req->queue, struct file_queue, common);
+}
+
 static int fd_of(const struct backend_request *req)
 {
-	return container_of(req->queue->backend, struct file_backend, common)->fd;
+	return queue_of(req)->fd;
+}
+
+/* The end of what should have made writes stable. */
+static void end_sync(struct backend_request *req, int error)
+{
+	struct file_queue *q = queue_of(req);
+	const bool flush = req->op == BACKEND_FLUSH;
+
+	if (error) {
+		q->failed++;
+		q->owed = !flush;
+	} else if (flush && q->owed) {
+		q->failed++;
+		q->owed = false;
+		error = -EIO;
+	} else if (flush && req->losses != q->failed) {
+		error = -EIO;
+	}
+	req->done(req, error);
 }
 
 static struct io_uring_sqe *sqe_of(struct backend_request *req)
@@ -316,6 +376,14 @@ static void start_read_write(struct backend_request *req)
 				      rw_flags(req));
 }
 
+static void end_transfer(struct backend_request *req, int error)
+{
+	if (req->flags & BACKEND_REQ_FUA)
+		end_sync(req, error);
+	else
+		req->done(req, error);
+}
+
 static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 {
 	struct backend_request *req = container_of(op, struct backend_request, msg.op);
@@ -327,7 +395,7 @@ static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	}
 	/* Nothing read or written: the file became shorter behind our back. */
 	if (res <= 0) {
-		req->done(req, res ? res : -EIO);
+		end_transfer(req, res ? res : -EIO);
 		return;
 	}
 	req->progress += (uint64_t)res;
@@ -342,7 +410,7 @@ static void sync_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	struct backend_request *req = container_of(op, struct backend_request, msg.op);
 
 	(void)cqe_flags;
-	req->done(req, res < 0 ? res : 0);
+	end_sync(req, res < 0 ? res : 0);
 }
 
 static void start_sync(struct backend_request *req)
@@ -420,6 +488,7 @@ static void file_submit(struct backend_queue *queue, struct backend_request *req
 		start_read_write(req);
 		break;
 	case BACKEND_FLUSH:
+		req->losses = queue_of(req)->failed;
 		start_sync(req);
 		break;
 	default:
