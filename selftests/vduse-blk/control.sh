@@ -124,8 +124,8 @@ second_daemon_is_refused()
 	stop "$first"
 }
 
-# SIGTERM while fio runs: the disk goes away in order, what was acknowledged
-# is at the server, and the daemon ends with status 0.
+# SIGTERM while fio runs: the disk goes away in order, and the daemon ends with status 0.
+# (That what was acknowledged is at the server: "a clean end flushes", and the matrix.)
 sigterm_under_io()
 {
 	local fio

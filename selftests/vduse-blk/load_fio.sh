@@ -17,17 +17,18 @@ start_fio()
 	fio=$pid
 }
 
-# The load goes on: requests complete that were not completed before.
+# The load goes on: requests complete that were not completed when it was looked at last.
 moves_on()
 {
-	local before now
+	local before now tries
 	before=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
-	now=$before
-	while [ "$before" = "$now" ]; do
+	for ((tries = 0; tries < 50; tries++)); do
 		kill -0 "$fio" 2>/dev/null || return
 		sleep 0.02
 		now=$(cut -d ' ' -f 1-8 "/sys/block/${disk##*/}/stat")
+		[ "$before" = "$now" ] || return 0
 	done
+	return 1
 }
 
 fio_is_well()
