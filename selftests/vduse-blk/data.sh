@@ -168,7 +168,7 @@ write_back_fails()
 	sync_from 0 && sync_from 1 || return
 	stop "$pid" || return
 	dmsetup remove d-below && losetup -d "$loop" || return
-	return $status
+	return "$status"
 }
 
 plan 18
