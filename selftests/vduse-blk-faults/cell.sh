@@ -81,11 +81,7 @@ cell_warm_up() # LOAD ERRORS
 }
 
 # disk_answers: 0 a read works, 1 it fails, 124 it does not end
-disk_answers()
-{
-	limited 20 dd if="$disk" of=/dev/null bs=4k skip=$((RANDOM % 8192)) count=1 iflag=direct \
-		status=none 2>>"$cell/reads"
-}
+disk_answers() { read_at $((RANDOM % 8192 * 4096)) 2>>"$cell/reads"; }
 
 # After the fault: the load goes on, or has ended, and the disk answers.
 cell_recover()
@@ -153,12 +149,12 @@ cell_run()
 	local read_errors=0
 	cell_prepare "$1" "$2" "$3" && cell_warm_up "$4" "$5" || return
 	inject "$1" || {
-		case $subject-$1 in
-		vduse-blk-chunk-*) end_with broken "the daemon does not ask for structured replies" ;;
-		*) ;;
-		esac
 		case $1 in
-		chunk-*) end_with n/a "the client does not ask for structured replies" ;;
+		chunk-*)
+			[ "$subject" != vduse-blk ] ||
+				end_with broken "the daemon does not ask for structured replies"
+			end_with n/a "the client does not ask for structured replies"
+			;;
 		daemon-* | upgrade | export-grown) end_with dead "$1 failed" ;;
 		# They spoil the next connection.
 		option-reply | greeting) end_with dead "it does not connect again" ;;

@@ -293,21 +293,28 @@ image_has_it()
 		head -c $((64 * 4096)) "$work/image" | tail -c 4096 | grep -aq acknowledged
 }
 
+# unflushed NAME OPTION...: serves a disk with writes that are acknowledged, and in the
+# server's cache alone
+unflushed()
+{
+	local name=$1
+	shift
+	rm -f "$work/image"
+	truncate -s 64M "$work/image"
+	writeback_server || return
+	serve "$name" "nbd+unix:///?socket=$work/s" "$@" || return
+	yes acknowledged | dd of="$disk" bs=4k count=64 iflag=fullblock oflag=direct status=none
+}
+
 # Writes are acknowledged and not flushed when the daemon is killed, and then the
 # server: the next daemon writes them again before it answers a flush, or says in its
 # answer, once, that it cannot (WANT 1).
 both_die() # WANT OPTION...
 {
-	local want=$1 me status=0
+	local want=$1 status=0
 	shift
-	rm -f "$work/image"
-	truncate -s 64M "$work/image"
-	writeback_server || return
-	serve v-both "nbd+unix:///?socket=$work/s" "${fence[@]}" "$@" || return
-	me=$pid
-	yes acknowledged | dd of="$disk" bs=4k count=64 iflag=fullblock oflag=direct \
-		status=none || return
-	end_pid "$me" KILL
+	unflushed v-both "${fence[@]}" "$@" || return
+	end_pid "$pid" KILL
 	end_pid "$server" KILL
 	image_has_it && echo "the server had written it back" && return 1
 	writeback_server || return
@@ -327,12 +334,7 @@ both_die() # WANT OPTION...
 # A clean end leaves nothing in the server's cache alone.
 ends_flushed()
 {
-	rm -f "$work/image"
-	truncate -s 64M "$work/image"
-	writeback_server || return
-	serve v-end "nbd+unix:///?socket=$work/s" "$@" || return
-	yes acknowledged | dd of="$disk" bs=4k count=64 iflag=fullblock oflag=direct \
-		status=none || return
+	unflushed v-end "$@" || return
 	stop "$pid" || return
 	end_pid "$server" KILL
 	image_has_it

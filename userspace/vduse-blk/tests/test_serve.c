@@ -627,21 +627,18 @@ static void test_stop_many_queues(void **state)
 }
 
 /* Told to end when it has failed, or ends already: no second end begins. */
-static void fail_and_stop(struct daemon *unused)
-{
-	const struct error e = { .errnum = EIO, .text = "test" };
-
-	(void)unused;
-	serve_not_recovered(&d.s, &e);
-	serve_stop(&d.s, ON_EXIT_DETACH);
-}
-
 static void fail_now(struct daemon *unused)
 {
 	const struct error e = { .errnum = EIO, .text = "test" };
 
 	(void)unused;
 	serve_not_recovered(&d.s, &e);
+}
+
+static void fail_and_stop(struct daemon *unused)
+{
+	fail_now(unused);
+	serve_stop(&d.s, ON_EXIT_DETACH);
 }
 
 static void test_stop_too_late(void **state)
