@@ -42,15 +42,16 @@ struct file_backend {
 
 /*
  * The kernel tells of writes that it could not carry out once for each time that a
- * file was opened: so each queue opens it. Within a queue, flushes that are under way
- * when one fails do so, too, and when a write with FUA has heard of it, which says
+ * file was opened: so each queue opens it, to sync; all else goes through the one that
+ * is locked. Within a queue there is one sync at a time. When it fails, so do those that
+ * wait for the next one; and when only writes with FUA have heard of it, which says
  * nothing of others, the next flush.
  */
 struct file_queue {
 	struct backend_queue common;
 	int fd;
-	unsigned int failed; /* syncs so far */
-	bool owed;	     /* the next flush fails */
+	struct backend_request *syncing, *waiting; /* linked by next */
+	bool owed; /* the next flush fails */
 };
 
 static const uint8_t zeroes[ZERO_BYTES];
@@ -249,7 +250,10 @@ static void file_refresh(struct backend *backend)
 	backend_refreshed(backend, ask_size(backend));
 }
 
-/* The same file, whatever its path leads to by now. */
+/*
+ * The same file, whatever its path leads to by now. The account that serves may not be
+ * allowed to open it: then flushes of one queue may take the other queues' errors.
+ */
 static int open_again(int fd, struct error *e)
 {
 	const int flags = (fcntl(fd, F_GETFL) & O_ACCMODE) | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
@@ -258,7 +262,12 @@ static int open_again(int fd, struct error *e)
 
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	again = open(path, flags);
-	return again < 0 ? err_set_errno(e, errno, "file: cannot open it once more") : again;
+	if (again < 0) {
+		log_info("file: cannot open it once more: %s; queues share what the kernel says of lost writes",
+			 strerror(errno));
+		again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	}
+	return again < 0 ? err_set_errno(e, errno, "file: no descriptor for a queue") : again;
 }
 
 static int file_queue_create(struct backend *backend, struct loop *loop, unsigned int index,
@@ -298,32 +307,88 @@ static struct file_queue *queue_of(const struct backend_request *req)
 
 static int fd_of(const struct backend_request *req)
 {
-	return queue_of(req)->fd;
-}
-
-/* The end of what should have made writes stable. */
-static void end_sync(struct backend_request *req, int error)
-{
-	struct file_queue *q = queue_of(req);
-	const bool flush = req->op == BACKEND_FLUSH;
-
-	if (error) {
-		q->failed++;
-		q->owed = !flush;
-	} else if (flush && q->owed) {
-		q->failed++;
-		q->owed = false;
-		error = -EIO;
-	} else if (flush && req->losses != q->failed) {
-		error = -EIO;
-	}
-	req->done(req, error);
+	return container_of(req->queue->backend, struct file_backend, common)->fd;
 }
 
 static struct io_uring_sqe *sqe_of(struct backend_request *req)
 {
 	return loop_sqe(req->queue->loop, &req->msg.op);
 }
+
+/* --- syncs --- */
+
+static void sync_complete(struct loop_op *op, int res, uint32_t cqe_flags);
+
+/* One for all that wait. */
+static void sync_next(struct file_queue *q)
+{
+	struct backend_request *first = q->waiting;
+
+	q->syncing = first;
+	q->waiting = NULL;
+	first->msg.op.complete = sync_complete;
+	io_uring_prep_fsync(sqe_of(first), q->fd, IORING_FSYNC_DATASYNC);
+}
+
+/* What is under way may have begun before the last write has ended: it takes another. */
+static void start_sync(struct backend_request *req)
+{
+	struct file_queue *q = queue_of(req);
+
+	req->next = q->waiting;
+	q->waiting = req;
+	if (!q->syncing)
+		sync_next(q);
+}
+
+/* Returns whether there was a flush among them. */
+static bool end_syncs(struct backend_request *req, int error, bool owed)
+{
+	bool flush = false;
+
+	while (req) {
+		struct backend_request *next = req->next;
+		const bool is_flush = req->op == BACKEND_FLUSH;
+
+		flush |= is_flush;
+		req->done(req, is_flush && owed ? -EIO : error);
+		req = next;
+	}
+	return flush;
+}
+
+static void sync_complete(struct loop_op *op, int res, uint32_t cqe_flags)
+{
+	struct file_queue *q = queue_of(container_of(op, struct backend_request, msg.op));
+	struct backend_request *synced = q->syncing, *waiting;
+	const bool owed = q->owed;
+	bool heard;
+
+	(void)cqe_flags;
+	q->syncing = NULL;
+	if (res < 0) {
+		waiting = q->waiting;
+		q->waiting = NULL;
+		q->owed = false;
+		heard = end_syncs(synced, res, false);
+		heard |= end_syncs(waiting, res, false);
+		q->owed = !heard;
+	} else if (end_syncs(synced, 0, owed)) {
+		q->owed = false;
+	}
+	if (q->waiting && !q->syncing)
+		sync_next(q);
+}
+
+static void end_write(struct backend_request *req)
+{
+	if (req->flags & BACKEND_REQ_FUA)
+		start_sync(req);
+	else
+		req->done(req, 0);
+}
+
+/* --- reading, writing, zeroing --- */
 
 static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags);
 static void zero_complete(struct loop_op *op, int res, uint32_t cqe_flags);
@@ -338,11 +403,6 @@ static struct iovec piece_at(const struct iovec *iov, unsigned int niov, uint64_
 	return piece;
 }
 
-static int rw_flags(const struct backend_request *req)
-{
-	return req->flags & BACKEND_REQ_FUA ? RWF_DSYNC : 0;
-}
-
 static void start_piece(struct backend_request *req)
 {
 	struct io_uring_sqe *sqe = sqe_of(req);
@@ -350,12 +410,10 @@ static void start_piece(struct backend_request *req)
 	struct iovec v = piece_at(req->iov, req->niov, req->progress,
 				  min(req->length - req->progress, (uint64_t)MAX_RW_BYTES));
 
-	if (req->op == BACKEND_READ) {
+	if (req->op == BACKEND_READ)
 		io_uring_prep_read(sqe, fd_of(req), v.iov_base, (unsigned int)v.iov_len, offset);
-	} else {
+	else
 		io_uring_prep_write(sqe, fd_of(req), v.iov_base, (unsigned int)v.iov_len, offset);
-		sqe->rw_flags = rw_flags(req);
-	}
 }
 
 static void start_read_write(struct backend_request *req)
@@ -372,16 +430,7 @@ static void start_read_write(struct backend_request *req)
 	if (req->op == BACKEND_READ)
 		io_uring_prep_readv(sqe, fd_of(req), req->iov, req->niov, req->offset);
 	else
-		io_uring_prep_writev2(sqe, fd_of(req), req->iov, req->niov, req->offset,
-				      rw_flags(req));
-}
-
-static void end_transfer(struct backend_request *req, int error)
-{
-	if (req->flags & BACKEND_REQ_FUA)
-		end_sync(req, error);
-	else
-		req->done(req, error);
+		io_uring_prep_writev(sqe, fd_of(req), req->iov, req->niov, req->offset);
 }
 
 static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags)
@@ -395,28 +444,14 @@ static void read_write_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	}
 	/* Nothing read or written: the file became shorter behind our back. */
 	if (res <= 0) {
-		end_transfer(req, res ? res : -EIO);
+		req->done(req, res ? res : -EIO);
 		return;
 	}
 	req->progress += (uint64_t)res;
 	if (req->progress < req->length)
 		start_piece(req);
 	else
-		req->done(req, 0);
-}
-
-static void sync_complete(struct loop_op *op, int res, uint32_t cqe_flags)
-{
-	struct backend_request *req = container_of(op, struct backend_request, msg.op);
-
-	(void)cqe_flags;
-	end_sync(req, res < 0 ? res : 0);
-}
-
-static void start_sync(struct backend_request *req)
-{
-	req->msg.op.complete = sync_complete;
-	io_uring_prep_fsync(sqe_of(req), fd_of(req), IORING_FSYNC_DATASYNC);
+		end_write(req);
 }
 
 /* Where the filesystem cannot zero a range itself. */
@@ -427,14 +462,6 @@ static void start_zero_piece(struct backend_request *req)
 	req->msg.op.complete = zero_complete;
 	io_uring_prep_write(sqe_of(req), fd_of(req), zeroes, (unsigned int)n,
 			    req->offset + req->progress);
-}
-
-static void finish_zero(struct backend_request *req)
-{
-	if (req->flags & BACKEND_REQ_FUA)
-		start_sync(req);
-	else
-		req->done(req, 0);
 }
 
 static void zero_complete(struct loop_op *op, int res, uint32_t cqe_flags)
@@ -452,7 +479,7 @@ static void zero_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 	if (req->progress < req->length)
 		start_zero_piece(req);
 	else
-		finish_zero(req);
+		end_write(req);
 }
 
 static void allocate_complete(struct loop_op *op, int res, uint32_t cqe_flags)
@@ -461,7 +488,7 @@ static void allocate_complete(struct loop_op *op, int res, uint32_t cqe_flags)
 
 	(void)cqe_flags;
 	if (!res)
-		finish_zero(req);
+		end_write(req);
 	else if (res == -EOPNOTSUPP && req->op == BACKEND_WRITE_ZEROES)
 		start_zero_piece(req);
 	else
@@ -488,7 +515,6 @@ static void file_submit(struct backend_queue *queue, struct backend_request *req
 		start_read_write(req);
 		break;
 	case BACKEND_FLUSH:
-		req->losses = queue_of(req)->failed;
 		start_sync(req);
 		break;
 	default:
