@@ -102,14 +102,20 @@ static void limit_state(struct nbd_link *link, uint32_t ms)
 
 /* --- attempts --- */
 
+uint32_t nbd_link_pause_ms(const struct backend_tunables *t, unsigned int attempts,
+			   uint16_t random)
+{
+	unsigned int doublings = min(attempts - 1, (unsigned int)MAX_BACKOFF);
+	uint64_t ms = min((uint64_t)t->reconnect_min_ms << doublings,
+			  (uint64_t)t->reconnect_max_ms);
+
+	return (uint32_t)(ms - (ms / 4) * random / 65536);
+}
+
 static uint32_t pause_ms(struct nbd_link *link)
 {
-	unsigned int doublings = min(link->attempts - 1, (unsigned int)MAX_BACKOFF);
-	uint64_t ms = min((uint64_t)link->t.reconnect_min_ms << doublings,
-			  (uint64_t)link->t.reconnect_max_ms);
-
 	link->random = link->random * 1664525u + 1013904223u;
-	return (uint32_t)(ms - (ms / 4) * (link->random >> 16) / 65536);
+	return nbd_link_pause_ms(&link->t, link->attempts, (uint16_t)(link->random >> 16));
 }
 
 static void back_off(struct nbd_link *link)

@@ -114,7 +114,6 @@ struct nbd_link {
 	unsigned int sizes; /* nbd_session_sizes() when the handshake began */
 	uint64_t state_since_ns;
 	uint64_t down_since_ns;
-	uint32_t backoff_ms;
 	uint32_t random;
 	enum backend_loss logged; /* the last failure that was logged; _MAX: none */
 	int logged_errnum;
@@ -150,6 +149,9 @@ static inline bool nbd_writes(const struct backend_request *req)
 
 /* --- nbd_link.c --- */
 
+/* Before the next attempt, after @attempts (1 or more) that failed in a row. */
+uint32_t nbd_link_pause_ms(const struct backend_tunables *t, unsigned int attempts,
+			   uint16_t random);
 /* A request waits: see to it that there will be a connection. */
 void nbd_link_wake(struct nbd_link *link);
 /* Something was on the wire and is not any more, or was let in. */

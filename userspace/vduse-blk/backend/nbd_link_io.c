@@ -219,9 +219,14 @@ void nbd_link_complete(struct nbd_link *link, struct backend_request *req, int e
 	link->params.finished(link->params.owner, req, error);
 }
 
-/* The server answers, so it deserves a quick reconnect and the usual patience again. */
-static void calm_down(struct nbd_link *link)
+/*
+ * The server answers, so it deserves a quick reconnect and the usual patience again. But
+ * each replay begins with writes, and it may be its flush that takes so long.
+ */
+static void calm_down(struct nbd_link *link, const struct backend_request *req)
 {
+	if (req->state & NBD_REQ_REPLAYED && req->op != BACKEND_FLUSH)
+		return;
 	link->attempts = 0;
 	link->patience = 0;
 	link->troubled = false;
@@ -247,18 +252,18 @@ void nbd_link_finished(void *owner, struct backend_request *req, int error)
 	const bool internal = req->state & NBD_REQ_INTERNAL;
 
 	if (unlikely(link->troubled))
-		calm_down(link);
+		calm_down(link, req);
+	if (req->op == BACKEND_FLUSH && unlikely(error))
+		nbd_flush_refused(link);
+	else if (req->op == BACKEND_FLUSH && !internal)
+		error = nbd_flush_verdict(link, req);
 	/* A replay's writes are in the logs already; its flush clears them all at once. */
 	if (link->journaling && !error && likely(!link->replay.running))
 		keep_books(link, req);
-	if (unlikely(error && req->op == BACKEND_FLUSH))
-		nbd_flush_refused(link);
 	if (unlikely(internal)) {
 		req->state |= NBD_REQ_ANSWERED;
 		req->done(req, error);
 	} else {
-		if (req->op == BACKEND_FLUSH && !error)
-			error = nbd_flush_verdict(link, req);
 		nbd_link_complete(link, req, error);
 	}
 	if (unlikely(!link->open))
@@ -426,11 +431,29 @@ static uint64_t request_limit_ns(const struct nbd_link *link)
 	return (uint64_t)link->t.request_ms * NS_PER_MS << link->patience;
 }
 
-/* The oldest on the wire: has the server had its time, or the driver's patience an end? */
+/*
+ * When the first of what is on the wire will have waited for too long. What was held, or
+ * is sent again, can have waited for longer than what was sent before it. A replay has no
+ * such limit: cut, it would begin anew. It counts as if it had been sent now, so that the
+ * next look is in time for whatever comes meanwhile.
+ */
+static uint64_t wire_overdue_ns(const struct nbd_link *link, uint64_t now)
+{
+	const struct backend_request *req = nbd_conn_oldest(link->conn);
+	uint64_t since = now;
+
+	if (link->t.io_timeout_ms == BACKEND_NEVER)
+		return NEVER;
+	for (; req; req = req->next)
+		since = min(since, req->state & NBD_REQ_REPLAYED ? now : req->since_ns);
+	return since + link->t.io_timeout_ms * NS_PER_MS;
+}
+
+/* What is on the wire: has the server had its time, or the driver's patience an end? */
 static uint64_t check_wire(struct nbd_link *link, uint64_t now)
 {
 	const struct backend_request *oldest = nbd_conn_oldest(link->conn);
-	uint64_t due = NEVER;
+	uint64_t due = NEVER, overdue;
 
 	if (!oldest || !oldest->sent_ns)
 		return NEVER;
@@ -442,13 +465,12 @@ static uint64_t check_wire(struct nbd_link *link, uint64_t now)
 		nbd_conn_cut(link->conn, BACKEND_LOSS_REQUEST, ETIMEDOUT);
 		return NEVER;
 	}
-	if (link->t.io_timeout_ms == BACKEND_NEVER)
-		return due;
-	if (is_overdue(link, oldest, now)) {
+	overdue = wire_overdue_ns(link, now);
+	if (now >= overdue) {
 		nbd_conn_cut(link->conn, BACKEND_LOSS_REQUEST, ETIMEDOUT);
 		return NEVER;
 	}
-	return min(due, oldest->since_ns + link->t.io_timeout_ms * NS_PER_MS);
+	return min(due, overdue);
 }
 
 static void arm(struct loop *loop, struct loop_timer *timer, uint64_t now, uint64_t due)

@@ -18,7 +18,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #include "backend/backend.h"
 #include "backend/nbd_journal.h"
@@ -271,6 +273,72 @@ static void test_tunables_while_waiting(void **state)
 	end(r);
 }
 
+/* Doubled from the shortest to the longest one, less at most a quarter, which varies. */
+static void test_pauses(void **state)
+{
+	const struct backend_tunables t = { .reconnect_min_ms = 100, .reconnect_max_ms = 1000 };
+	static const struct {
+		unsigned int attempts;
+		uint16_t random;
+		uint32_t ms;
+	} cases[] = {
+		{ 1, 0, 100 },	    { 2, 0, 200 },	    { 4, 0, 800 },
+		{ 5, 0, 1000 },	    { 1000000, 0, 1000 },   { 1, 32768, 88 },
+		{ 1, 65535, 76 },   { 4, 65535, 601 },	    { 5, 32768, 875 },
+		{ 1000000, 65535, 751 },
+	};
+	struct backend_tunables longest = { .reconnect_min_ms = UINT32_MAX,
+					    .reconnect_max_ms = UINT32_MAX };
+
+	(void)state;
+	for (unsigned int i = 0; i < ARRAY_SIZE(cases); i++)
+		assert_int_equal(nbd_link_pause_ms(&t, cases[i].attempts, cases[i].random),
+				 cases[i].ms);
+	assert_int_equal(nbd_link_pause_ms(&longest, 100, 0), UINT32_MAX);
+}
+
+/* Until the backlog is full: who comes next is neither accepted nor refused. */
+static unsigned int fill_backlog(int listener, int *fds, unsigned int max)
+{
+	struct sockaddr_un un;
+	socklen_t len = sizeof(un);
+
+	assert_int_equal(getsockname(listener, (void *)&un, &len), 0);
+	for (unsigned int n = 0; n < max; n++) {
+		fds[n] = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+		assert_true(fds[n] >= 0);
+		if (connect(fds[n], (void *)&un, len)) {
+			assert_int_equal(errno, EAGAIN);
+			close(fds[n]);
+			return n;
+		}
+	}
+	fail_msg("%u connections, and there is room yet", max);
+	return 0;
+}
+
+static void test_connect_timeout(void **state)
+{
+	const struct backend_options options = { .tunables = { .request_ms = 200,
+							       .connect_ms = 50,
+							       .reconnect_min_ms = 1,
+							       .reconnect_max_ms = 10 } };
+	struct rig *r = start("hs req sleep:700 | refuse:5 hs serve", &options);
+	struct io *io = submit(r, 0, BACKEND_READ, 0, 0);
+	int fillers[8];
+	unsigned int n = fill_backlog(r->s.listener, fillers, ARRAY_SIZE(fillers));
+
+	(void)state;
+	assert_int_equal(n, 5);
+	assert_int_equal(finish(r, io), 0);
+	assert_true(losses(r, BACKEND_LOSS_TIMEOUT) > 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_REQUEST), 1);
+	assert_int_equal(stats_of(r).connects, 2);
+	while (n > 0)
+		close(fillers[--n]);
+	end(r);
+}
+
 /* A pause, and a handshake, that would take an hour end when they are made shorter. */
 static void test_tunables_in_other_states(void **state)
 {
@@ -331,6 +399,31 @@ static void test_io_timeout_on_the_wire(void **state)
 	assert_int_equal(run(r, BACKEND_READ, 0, 0), -EIO);
 	wait_for(r, !strcmp(stats_of(r).state, "ready"));
 	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	end(r);
+}
+
+/* A write that was held has waited for longer than a read that was sent before it. */
+static void test_io_timeout_behind_another(void **state)
+{
+	const struct backend_options options = { .tunables = { .request_ms = 100,
+							       .io_timeout_ms = 2000,
+							       .fence_ms = 1000 } };
+	struct rig *r = start("hs req leave | hs serve:1 req req wait | hs serve", &options);
+	struct backend_tunables t = r->backend->options.tunables;
+	struct io *newer, *read;
+
+	(void)state;
+	assert_int_equal(run(r, BACKEND_WRITE, 0, 0xaa), 0);
+	t.request_ms = BACKEND_NEVER;
+	backend_set_tunables(r->backend, &t);
+	newer = submit(r, 0, BACKEND_WRITE, 0, 0xbb);
+	turn(r, 300);
+	read = submit(r, 1, BACKEND_READ, BLOCK, 0);
+	assert_int_equal(stats_of(r).held, 1);
+	assert_int_equal(finish(r, newer), -EIO);
+	t.io_timeout_ms = BACKEND_NEVER;
+	backend_set_tunables(r->backend, &t);
+	assert_int_equal(finish(r, read), 0);
 	end(r);
 }
 
@@ -967,11 +1060,16 @@ static const struct backend_options without_log = { .replay_log = 0 };
 /* Acknowledged, not on the disk, and then the connection is closed. */
 #define LOST_WRITES "hs req ok:0 req ok:1 req ok:2 close | hs serve"
 
-static void lose_writes(struct rig *r)
+static void three_writes(struct rig *r)
 {
 	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x11), 0);
 	assert_int_equal(run(r, BACKEND_WRITE, 0, 0x22), 0);
 	assert_int_equal(run(r, BACKEND_WRITE_ZEROES, BLOCK, 0), 0);
+}
+
+static void lose_writes(struct rig *r)
+{
+	three_writes(r);
 	wait_for(r, stats_of(r).connects == 2);
 }
 
@@ -998,6 +1096,42 @@ static void test_no_replay(void **state)
 	assert_int_equal(stats_of(r).replayed, 0);
 	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), -EIO);
 	assert_int_equal(run(r, BACKEND_FLUSH, 0, 0), 0);
+	end(r);
+}
+
+/* Requests that wait for it may have to end, but the replay itself has its time. */
+static void test_replay_and_io_timeout(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20,
+						 .tunables = { .io_timeout_ms = 150 } };
+	struct rig *r = start("hs req ok:0 req ok:1 req ok:2 close | hs serve:3 req sleep:600 ok:6 serve",
+			      &options);
+
+	(void)state;
+	three_writes(r);
+	wait_for(r, stats_of(r).losses[BACKEND_LOSS_CLOSED]);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), -EIO);
+	wait_for(r, !strcmp(stats_of(r).state, "ready"));
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(stats_of(r).connects, 2);
+	end(r);
+}
+
+/* The server is quick with writes and slow with its flush: the limit is doubled. */
+static void test_replay_patience(void **state)
+{
+	const struct backend_options options = { .replay_log = 1 << 20,
+						 .tunables = { .request_ms = 300 } };
+	struct rig *r = start("hs req ok:0 req ok:1 req ok:2 close | hs serve:3 req wait |"
+			      " hs serve:3 req wait | hs serve:3 req sleep:750 ok:14 serve",
+			      &options);
+
+	(void)state;
+	three_writes(r);
+	wait_for(r, stats_of(r).losses[BACKEND_LOSS_CLOSED]);
+	assert_int_equal(run(r, BACKEND_READ, 0, 0), 0);
+	assert_int_equal(losses(r, BACKEND_LOSS_REQUEST), 2);
+	assert_int_equal(stats_of(r).connects, 2);
 	end(r);
 }
 
@@ -1972,9 +2106,12 @@ int main(void)
 		cmocka_unit_test(test_request_timeout),
 		cmocka_unit_test(test_patience),
 		cmocka_unit_test(test_tunables_while_waiting),
+		cmocka_unit_test(test_pauses),
+		cmocka_unit_test(test_connect_timeout),
 		cmocka_unit_test(test_tunables_in_other_states),
 		cmocka_unit_test(test_io_timeout),
 		cmocka_unit_test(test_io_timeout_on_the_wire),
+		cmocka_unit_test(test_io_timeout_behind_another),
 		cmocka_unit_test(test_idle),
 		cmocka_unit_test(test_fail),
 		cmocka_unit_test(test_fail_when_all_is_well),
@@ -2006,6 +2143,8 @@ int main(void)
 		cmocka_unit_test(test_prior_writes_elsewhere),
 		cmocka_unit_test(test_replay),
 		cmocka_unit_test(test_no_replay),
+		cmocka_unit_test(test_replay_and_io_timeout),
+		cmocka_unit_test(test_replay_patience),
 		cmocka_unit_test(test_replay_after_flush),
 		cmocka_unit_test(test_replay_with_fua),
 		cmocka_unit_test(test_flush_in_flight),
