@@ -69,9 +69,12 @@ struct serve {
 	bool stopping;
 	unsigned int end; /* enum on_exit, with @stopping */
 	bool given_up; /* requests fail */
+	bool last_flush; /* nothing else is in flight any more */
 	bool abandoned;
-	uint64_t completed; /* when @stop_timer was armed */
 	struct loop_timer stop_timer;
+	uint64_t completed;	/* when @stop_timer was armed */
+	bool was_in_flight;	/* likewise */
+	unsigned int stuck;	/* looks in a row, since when none was completed */
 
 	/* At rest; see serve_quiet.c. */
 	void (*flush_done)(struct serve *s, int error);
@@ -261,9 +264,10 @@ void serve_forget_flush(struct serve *s);
 
 /**
  * serve_flush_last() - have the storage flush, if it owes that, and wait for it
- * @s:	with a device, outside of its loop, which this runs
+ * @s:	with a device at rest, outside of its loop, which this runs
  *
- * A failure is one of the process.
+ * An error of the storage is a failure of the process. That it takes longer than
+ * --stop-timeout is not.
  */
 void serve_flush_last(struct serve *s);
 

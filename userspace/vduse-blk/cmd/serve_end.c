@@ -15,6 +15,9 @@
  *			and our module fails what the driver waits for
  *	keeping		they stay in the log for the successor
  *
+ * The flush, the last thing of all, is nobody's request: when it takes longer, the end
+ * is a good one, with a warning.
+ *
  * Somebody else removing the device ("vdpa dev del") is treated like detaching,
  * but that the daemon goes on and serves the next driver.
  *
@@ -36,6 +39,8 @@
 #include "cmd/serve.h"
 #include "transport/vduse_dev.h"
 
+/* So often in the time that requests have: one that has just begun has all of it. */
+#define LOOKS		5
 /* For requests that were given up to come back. */
 #define GIVE_UP_MS	300
 /* For the kernel to let go of a device that was abandoned. */
@@ -82,11 +87,13 @@ static _Noreturn void leave(struct serve *s)
 {
 	struct error e = ERROR_INIT;
 
+	/* The ring holds the device until its polls are cancelled. */
+	loop_submit(s->loop);
 	if (s->options.transport == TRANSPORT_VDUSE &&
 	    vduse_dev_destroy(s->control_fd, s->options.name, &e))
 		log_warning("%s", e.text);
 	runtime_release(&s->runtime);
-	_exit(EXIT_FAILURE);
+	_exit(s->exit_status);
 }
 
 static void attached(struct attach_job *job)
@@ -178,13 +185,22 @@ static uint64_t count_requests(const struct serve *s, unsigned int *ret_in_fligh
 	return completed;
 }
 
-static void watch_progress(struct serve *s, unsigned int ms)
+static void look_later(struct serve *s)
+{
+	const unsigned int ms = s->given_up ? GIVE_UP_MS : s->options.tunables.stop_ms;
+
+	if (ms != BACKEND_NEVER)
+		loop_timer_arm(s->loop, &s->stop_timer, max(ms / LOOKS, 1u));
+}
+
+static void watch_progress(struct serve *s)
 {
 	unsigned int in_flight;
 
 	s->completed = count_requests(s, &in_flight);
-	if (ms != BACKEND_NEVER)
-		loop_timer_arm(s->loop, &s->stop_timer, ms);
+	s->was_in_flight = in_flight > 0;
+	s->stuck = 0;
+	look_later(s);
 }
 
 static void give_up(struct serve *s)
@@ -192,13 +208,17 @@ static void give_up(struct serve *s)
 	unsigned int in_flight;
 
 	count_requests(s, &in_flight);
-	log_warning("%s: giving up %u requests in flight", s->options.name, in_flight);
+	if (s->last_flush)
+		log_warning("%s: the storage takes long to flush, and is left to itself",
+			    s->options.name);
+	else
+		log_warning("%s: giving up %u requests in flight", s->options.name, in_flight);
 	s->given_up = true;
-	if (s->stopping)
+	if (s->stopping && !s->last_flush)
 		s->exit_status = EXIT_FAILURE;
 	vblk_device_set_failing(&s->disk, true);
 	backend_fail(s->backend);
-	watch_progress(s, GIVE_UP_MS);
+	watch_progress(s);
 }
 
 /* Requests that even the backend cannot give up, in a system call for instance. */
@@ -206,7 +226,8 @@ void serve_abandon(struct serve *s)
 {
 	log_warning("%s: leaving the device to the kernel", s->options.name);
 	s->abandoned = true;
-	s->exit_status = EXIT_FAILURE;
+	if (!s->last_flush)
+		s->exit_status = EXIT_FAILURE;
 	transport_abandon(s->transport);
 	if (s->state == SERVE_CLOSING)
 		leave(s);
@@ -223,11 +244,13 @@ static void stop_timer_expired(struct loop_timer *timer)
 	transport_status(s->transport, &status);
 	if (s->state == SERVE_SERVING && !in_flight && !status.driver_status)
 		return; /* removed, and there is no driver to wait for */
-	if (completed != s->completed || !in_flight)
-		watch_progress(s, s->given_up ? GIVE_UP_MS : s->options.tunables.stop_ms);
+	if (completed != s->completed || !in_flight || !s->was_in_flight)
+		watch_progress(s);
+	else if (++s->stuck < LOOKS)
+		look_later(s);
 	else if (!s->given_up)
 		give_up(s);
-	else if (s->stopping && !s->abandoned)
+	else if ((s->stopping || s->state == SERVE_CLOSING) && !s->abandoned)
 		serve_abandon(s);
 }
 
@@ -266,7 +289,7 @@ static void begin_end(struct serve *s)
 		return;
 	loop_timer_cancel(s->loop, &s->stop_timer);
 	if (s->end == ON_EXIT_DETACH) {
-		watch_progress(s, s->options.tunables.stop_ms);
+		watch_progress(s);
 	} else if (s->state == SERVE_ATTACHING &&
 		   s->options.tunables.stop_ms != BACKEND_NEVER) {
 		s->keep_timer.expired = attach_timer_expired;
@@ -307,7 +330,7 @@ void serve_removing(void *opaque, bool removing)
 	if (removing) {
 		log_info("%s: somebody removes the device", s->options.name);
 		serve_cancel_upgrade(s, "somebody removes the device");
-		watch_progress(s, s->options.tunables.stop_ms);
+		watch_progress(s);
 		return;
 	}
 	loop_timer_cancel(s->loop, &s->stop_timer);
@@ -351,13 +374,22 @@ static int keep_for_successor(struct serve *s, struct error *e)
 
 static int finish_detaching(struct serve *s, struct error *e)
 {
+	bool failed;
+
 	if (s->abandoned)
 		leave(s);
 	if (!s->stop_timer.armed)
-		watch_progress(s, s->options.tunables.stop_ms);
+		watch_progress(s);
+	transport_quiesce(s->transport);
 	await_flush(s);
-	if (!s->exit_status && !s->given_up)
+	/* Requests have failed, or a flush has, of which no driver has heard. */
+	failed = s->given_up || vblk_device_owes_flush_error(&s->disk);
+	if (!s->exit_status && !s->given_up) {
+		watch_progress(s);
 		serve_flush_last(s);
+	}
+	if (failed)
+		s->exit_status = EXIT_FAILURE;
 	return transport_close(s->transport, e);
 }
 

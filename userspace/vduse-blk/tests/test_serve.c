@@ -60,11 +60,15 @@ struct daemon {
 
 	/* The storage. */
 	atomic_bool hangs, deaf; /* does not answer; not even to fail() */
+	atomic_bool refuses; /* answers with an error */
 	atomic_bool dirty; /* a flush is owed */
 	atomic_uint nheld, fails, refreshes, flushes;
 	struct backend_request *held[HELD]; /* the queue's thread */
 	struct loop *queue_loop;
-	struct loop_msg fail_msg;
+	struct loop_msg answer_msg;
+	int answer;
+	struct loop_timer answer_timer;
+	unsigned int early_flushes; /* before that expired */
 	bool grow_on_refresh, hold_refresh; /* until the control socket is closed */
 	bool grow_last; /* when the transport is closed */
 	bool late_stop; /* when the main loop has ended */
@@ -77,35 +81,53 @@ static struct daemon d;
 
 /* --- storage --- */
 
+static void answer_held(struct loop_op *op, int res, uint32_t flags)
+{
+	(void)op;
+	(void)res;
+	(void)flags;
+	while (d.nheld)
+		d.held[--d.nheld]->done(d.held[d.nheld], d.answer);
+}
+
+/* On the main loop's thread. */
+static void send_answer(int error)
+{
+	d.answer = error;
+	d.answer_msg.op.complete = answer_held;
+	loop_send(d.s.loop, d.queue_loop, &d.answer_msg, 0);
+}
+
+/* On the queue's: never from inside submit(). */
+static void refuse_held(struct loop_timer *timer)
+{
+	(void)timer;
+	d.answer = -EIO;
+	answer_held(NULL, 0, 0);
+}
+
 static void submit(struct backend_queue *queue, struct backend_request *req)
 {
 	d.flushes += req->op == BACKEND_FLUSH;
-	if (!d.hangs) {
+	if (!d.hangs && !d.refuses) {
 		d.null_ops->submit(queue, req);
 		return;
 	}
 	d.queue_loop = queue->loop;
 	assert_true(d.nheld < HELD);
 	d.held[d.nheld++] = req;
-}
-
-static void fail_held(struct loop_op *op, int res, uint32_t flags)
-{
-	(void)op;
-	(void)res;
-	(void)flags;
-	while (d.nheld)
-		d.held[--d.nheld]->done(d.held[d.nheld], -EIO);
+	if (d.refuses) {
+		d.answer_timer.expired = refuse_held;
+		loop_timer_arm(queue->loop, &d.answer_timer, 0);
+	}
 }
 
 static void fail_backend(struct backend *backend)
 {
 	(void)backend;
 	d.fails++;
-	if (d.deaf || !d.nheld)
-		return;
-	d.fail_msg.op.complete = fail_held;
-	loop_send(d.s.loop, d.queue_loop, &d.fail_msg, 0);
+	if (!d.deaf && d.nheld)
+		send_answer(-EIO);
 }
 
 static void tell(enum backend_change what)
@@ -560,8 +582,7 @@ static void release(struct daemon *unused)
 {
 	(void)unused;
 	d.hangs = false;
-	d.fail_msg.op.complete = fail_held;
-	loop_send(d.s.loop, d.queue_loop, &d.fail_msg, 0);
+	send_answer(0);
 }
 
 static void stop_now(struct daemon *unused)
@@ -602,12 +623,101 @@ static void test_stop_flushes(void **state)
 	join_daemon(0);
 	assert_int_equal(d.flushes, 1);
 
+	/* Nobody has asked for it: that it takes too long is no failure, an error is. */
 	start_daemon("--stop-timeout 100ms");
 	d.dirty = true;
 	d.hangs = true;
 	command("stop");
-	join_daemon(EXIT_FAILURE);
+	join_daemon(0);
 	assert_int_equal(d.fails, 1);
+
+	start_daemon("--stop-timeout 10");
+	d.dirty = true;
+	d.refuses = true;
+	command("stop");
+	join_daemon(EXIT_FAILURE);
+	assert_int_equal(d.flushes, 1);
+	assert_int_equal(d.fails, 0);
+}
+
+/* An error of which no driver has heard is one of the end, whatever the storage says then. */
+static void owe_error(struct daemon *unused)
+{
+	(void)unused;
+	vblk_device_owe_flush_error(&d.s.disk);
+}
+
+static void test_stop_owing(void **state)
+{
+	(void)state;
+	start_daemon("");
+	d.dirty = true;
+	on_loop(owe_error);
+	command("stop");
+	join_daemon(EXIT_FAILURE);
+	assert_int_equal(d.flushes, 1);
+}
+
+/* The main loop's thread answers, whatever it is busy with. */
+static void answer_expired(struct loop_timer *timer)
+{
+	(void)timer;
+	d.early_flushes = d.flushes;
+	release(&d);
+}
+
+static void answer_after(unsigned int ms)
+{
+	d.answer_timer.expired = answer_expired;
+	loop_timer_arm(d.s.loop, &d.answer_timer, ms);
+}
+
+static void stop_and_answer(struct daemon *unused)
+{
+	(void)unused;
+	serve_stop(&d.s, ON_EXIT_DETACH);
+	answer_after(100);
+}
+
+/* The frontend goes on until it is cut off: the flush comes after all that. */
+static void test_stop_flushes_all(void **state)
+{
+	struct frontend f;
+
+	(void)state;
+	start_daemon("--stop-timeout 10");
+	frontend_up(&f, d.socket, BIT(VIRTIO_RING_F_EVENT_IDX), 1);
+	d.dirty = true;
+	d.hangs = true;
+	begin_io(&f, VIRTIO_BLK_T_OUT);
+	on_loop(stop_and_answer);
+	assert_true(frontend_wait(&f, 0, 1));
+	join_daemon(0);
+	assert_int_equal(d.early_flushes, 0);
+	assert_int_equal(d.flushes, 1);
+	assert_int_equal(d.fails, 0);
+	frontend_close(&f);
+}
+
+/* What begins when nothing has been in flight for a while has the whole time, too. */
+static void stop_slowly(struct daemon *unused)
+{
+	(void)unused;
+	serve_stop(&d.s, ON_EXIT_DETACH);
+	usleep(600000);
+	answer_after(700);
+}
+
+static void test_stop_flushes_late(void **state)
+{
+	(void)state;
+	start_daemon("--stop-timeout 1");
+	d.dirty = true;
+	d.hangs = true;
+	on_loop(stop_slowly);
+	join_daemon(0);
+	assert_int_equal(d.flushes, 1);
+	assert_int_equal(d.fails, 0);
 }
 
 /* The watch for progress expires while one queue is gone and the next is going. */
@@ -948,6 +1058,9 @@ int main(void)
 		cmocka_unit_test(test_stop_hung),
 		cmocka_unit_test(test_stop_drains),
 		cmocka_unit_test(test_stop_flushes),
+		cmocka_unit_test(test_stop_flushes_late),
+		cmocka_unit_test(test_stop_flushes_all),
+		cmocka_unit_test(test_stop_owing),
 		cmocka_unit_test(test_stop_many_queues),
 		cmocka_unit_test(test_stop_growing),
 		cmocka_unit_test(test_stop_too_late),

@@ -43,6 +43,7 @@ typedef void transport_done(void *opaque, int error);
  * struct transport_ops - a transport's side of the calls below
  * @name:		for logs and status
  * @close:		see transport_close()
+ * @quiesce:		see transport_quiesce(); NULL: a driver that has let go is all it takes
  * @keep:		see transport_keep(); NULL: close is all there is to do
  * @abandon:		see transport_abandon()
  * @status:		see transport_status()
@@ -54,6 +55,7 @@ typedef void transport_done(void *opaque, int error);
 struct transport_ops {
 	const char *name;
 	int (*close)(struct transport *t, struct error *e);
+	void (*quiesce)(struct transport *t);
 	int (*keep)(struct transport *t, unsigned int limit_ms, struct error *e);
 	void (*abandon)(struct transport *t);
 	void (*status)(const struct transport *t, struct transport_status *ret_status);
@@ -78,6 +80,19 @@ struct transport {
 static inline int transport_close(struct transport *t, struct error *e)
 {
 	return t ? t->ops->close(t, e) : 0;
+}
+
+/**
+ * transport_quiesce() - take nothing new and finish what is in flight
+ * @t: with a driver or without; the main loop is not running (this runs it)
+ *
+ * Only transport_close() may follow. Queue threads still run: what the storage is asked for
+ * in between comes after all that was acknowledged.
+ */
+static inline void transport_quiesce(struct transport *t)
+{
+	if (t->ops->quiesce)
+		t->ops->quiesce(t);
 }
 
 /**

@@ -605,10 +605,12 @@ static void listener_closed(struct vhost_user_listener *listener)
 /* Until nothing is in flight, or @limit has expired. */
 static void finish(struct vhost_user *v)
 {
-	v->closing = true;
-	vhost_user_listener_close(&v->listener);
-	if (v->session == SESSION_LIVE && !v->msg)
-		vhost_user_conn_close(&v->conn, "the daemon ends");
+	if (!v->closing) {
+		v->closing = true;
+		vhost_user_listener_close(&v->listener);
+		if (v->session == SESSION_LIVE && !v->msg)
+			vhost_user_conn_close(&v->conn, "the daemon ends");
+	}
 	while ((v->listening || v->session != SESSION_NONE) && !v->late)
 		loop_run(v->params.loop);
 }
@@ -628,6 +630,11 @@ static void destroy(struct vhost_user *v)
 		close(v->waiting_fd);
 	vhost_user_rings_destroy(v->rings);
 	free(v);
+}
+
+static void quiesce(struct transport *t)
+{
+	finish(from_transport(t));
 }
 
 static int close_vhost_user(struct transport *t, struct error *e)
@@ -659,7 +666,11 @@ static int keep_vhost_user(struct transport *t, unsigned int limit_ms, struct er
 /* The frontend sees the end of the connection when the process is gone. */
 static void abandon_vhost_user(struct transport *t)
 {
-	vhost_user_listener_unlink(&from_transport(t)->listener);
+	struct vhost_user *v = from_transport(t);
+
+	/* Closed, it is gone, and the path may be somebody else's. */
+	if (v->listening)
+		vhost_user_listener_unlink(&v->listener);
 }
 
 static void status(const struct transport *t, struct transport_status *ret_status)
@@ -702,6 +713,7 @@ static int config_changed(struct transport *t, struct error *e)
 static const struct transport_ops vhost_user_transport_ops = {
 	.name = "vhost-user",
 	.close = close_vhost_user,
+	.quiesce = quiesce,
 	.keep = keep_vhost_user,
 	.abandon = abandon_vhost_user,
 	.status = status,

@@ -149,6 +149,14 @@ void vblk_device_set_failing(struct vblk_device *dev, bool failing);
 void vblk_device_owe_flush_error(struct vblk_device *dev);
 
 /**
+ * vblk_device_owes_flush_error() - has the driver yet to hear of a failure?
+ * @dev: the disk
+ *
+ * Return: true from vblk_device_owe_flush_error() to the driver's next flush.
+ */
+bool vblk_device_owes_flush_error(const struct vblk_device *dev);
+
+/**
  * vblk_device_keep_flush_error() - where a successor will find what is owed
  * @dev: the disk
  * @owed: a byte of shared memory; what is in it already is owed, too. Outlives the

@@ -183,6 +183,11 @@ void vblk_device_owe_flush_error(struct vblk_device *dev)
 	__atomic_store_n(dev->flush_owed, 1, __ATOMIC_RELEASE);
 }
 
+bool vblk_device_owes_flush_error(const struct vblk_device *dev)
+{
+	return __atomic_load_n(dev->flush_owed, __ATOMIC_ACQUIRE);
+}
+
 void vblk_device_keep_flush_error(struct vblk_device *dev, uint8_t *owed)
 {
 	dev->flush_owed = owed;
