@@ -176,8 +176,9 @@ errors
 dead
   errors, and the disk never works again although the server does
 hangs
-  the load did not go on within 45 s after the fault was over (10 s where errors are due),
-  or a read then took longer than 20 s
+  the load did not go on within 45 s after the fault was over (where errors are due: did not
+  end within 45 s when it was asked to), or a read then took longer than 20 s, or, of
+  vduse-blk, a request took 60 s longer than the fault
 lost
   an acknowledged write is missing or torn, or a wrong block was read
 warning, crash

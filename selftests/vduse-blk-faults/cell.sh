@@ -8,7 +8,7 @@
 #            errors that were due), and everything acknowledged is there
 # errors     users saw errors that were not due; afterwards the disk works
 # dead       and afterwards it works no more, though the storage does
-# hangs      requests did not end within the limit
+# hangs      requests did not end within the limit (ours: nor one of them)
 # lost       an acknowledged write is missing or torn, or a wrong block was read
 # warning    all was well, except that the kernel's log has a warning
 # gap        not run: this build of the daemon lacks what it needs ($note)
@@ -22,7 +22,11 @@
 . "$(dirname "${BASH_SOURCE[0]}")/inject.sh"
 
 recovery_limit=${RECOVERY_LIMIT:-45}
-errors=0 stall_ms=0 wrong='' outcome=''
+# How much longer than its fault may one request of ours take? The limits of subject_options
+# add up to a quarter of it; but the machine may be busy, and its server dies and is started
+# again. A peer has no limit, or another one.
+stall_allowance=${STALL_ALLOWANCE:-60}
+errors=0 stall_ms=0 fault_ms=0 wrong='' outcome=''
 readers=()
 features=
 
@@ -48,7 +52,8 @@ feature_missing() # WORD
 cell_prepare() # FAULT QUEUES RING
 {
 	cell=$work/cell fault=$1 image=$work/cell/disk.img load_options=()
-	errors=0 stall_ms=0 first_error=none wrong='' outcome='' readers=() extra_options=()
+	errors=0 stall_ms=0 fault_ms=0 first_error=none wrong='' outcome=''
+	readers=() extra_options=()
 	rm -rf "$cell" "$work/nbdkit.log" "$work/subject.log"
 	mkdir "$cell"
 	truncate -s $disk_size "$image"
@@ -88,7 +93,7 @@ cell_recover()
 {
 	local base status limit=$recovery_limit
 	base=$(load_progress)
-	# Where errors are due the disk may be gone for this load.
+	# Where errors are due the disk may be gone for this load, which has to end when asked.
 	[ "$1" = none ] || limit=10
 	until_true "$limit" load_beyond_or_ended $((base + 40))
 	disk_answers
@@ -136,6 +141,8 @@ cell_judge() # ERRORS
 	[ "$errors" -eq 0 ] || [ "$1" != none ] ||
 		end_with errors "$errors errors, the first one $first_error"
 	[ "$errors" -gt 0 ] || [ "$1" != due ] || end_with broken "no request has failed"
+	[ "$subject" != vduse-blk ] || [ "$stall_ms" -le $((fault_ms + stall_allowance * 1000)) ] ||
+		end_with hangs "a request took $stall_ms ms, the fault only $fault_ms ms"
 	[ "$(kernel_complaints)" -eq "$complaints" ] ||
 		end_with warning "$(dmesg | grep -E 'BUG:|WARNING:|Oops' | tail -n 1)"
 	end_with ok ''
@@ -146,8 +153,9 @@ cell_judge() # ERRORS
 # cell_run FAULT QUEUES RING LOAD ERRORS: sets $outcome, $note, $errors, ...
 cell_run()
 {
-	local read_errors=0
+	local read_errors=0 begin
 	cell_prepare "$1" "$2" "$3" && cell_warm_up "$4" "$5" || return
+	begin=$(now_ms)
 	inject "$1" || {
 		case $1 in
 		chunk-*)
@@ -161,6 +169,7 @@ cell_run()
 		*) end_with broken "the fault could not be made to happen" ;;
 		esac
 	}
+	fault_ms=$(($(now_ms) - begin))
 	[ -n "$outcome" ] || cell_recover "$5"
 	cell_stop_load
 	load_result

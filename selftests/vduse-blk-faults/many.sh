@@ -1,8 +1,8 @@
 #!/bin/bash
 # SPDX-License-Identifier: GPL-2.0-only
 #
-# Many devices created at once, and many of their daemons killed at once: all
-# of them come, and all of those come back.
+# Many devices created at once, and many of their daemons killed at once, under
+# load: all of them come, and all of those come back.
 #
 # MANY_DEVICES, MANY_KILLED in the environment (16 and 8; tools/check-long: 256
 # and 64).
@@ -79,11 +79,75 @@ kill_some()
 	return 0
 }
 
+# writes_until_told NUMBER: one after the other
+writes_until_told()
+{
+	until [ -e "$work/enough" ]; do
+		dd if=/dev/zero of="$(<"$work/m$1.out")" bs=4k count=64 oflag=direct conv=notrunc \
+			status=none || return
+		touch "$work/wrote$1"
+	done
+}
+
+wrote_all()
+{
+	local i
+	for ((i = 0; i < killed; i++)); do
+		[ -e "$work/wrote$i" ] || return
+	done
+}
+
+# How many of the first $killed disks have a request that has not ended.
+disks_waiting()
+{
+	local i disk read written n=0
+	for ((i = 0; i < killed; i++)); do
+		disk=$(<"$work/m$i.out")
+		read -r read written <"/sys/block/${disk##*/}/inflight"
+		[ $((read + written)) -eq 0 ] || n=$((n + 1))
+	done
+	echo "$n"
+}
+
+ends_well() { until_true 60 gone "$1" && wait "$1"; } # PID
+
+all_wait() { [ "$(disks_waiting)" -eq "$killed" ]; }
+
 killed_and_back()
 {
+	local i status=0 writers=() waiting
+	for ((i = 0; i < killed; i++)); do
+		writes_until_told "$i" 2>"$work/writer$i" &
+		writers+=($!)
+	done
+	until_true 120 wrote_all || return
 	kill_some || return
+	# A writer whose last one had just ended begins the next.
+	until_true 30 all_wait
+	waiting=$(disks_waiting)
+	echo "$waiting of $killed have a request that waits for the next daemon"
+	[ "$waiting" -eq "$killed" ] || return
+	mkdir "$work/before" && cp "$work"/m*.out "$work/before" || return
 	begin 0 "$killed"
-	come 0 "$killed" && read_all 0 "$devices"
+	come 0 "$killed" && same_disks && read_all 0 "$devices" || return
+	rm -f "$work"/wrote*
+	until_true 120 wrote_all || return
+	touch "$work/enough"
+	for ((i = 0; i < killed; i++)); do
+		ends_well "${writers[i]}" && continue
+		cat "$work/writer$i"
+		status=1
+	done
+	return "$status"
+}
+
+# What is open stays open: a disk of another name would be another disk.
+same_disks()
+{
+	local i
+	for ((i = 0; i < killed; i++)); do
+		cmp "$work/before/m$i.out" "$work/m$i.out" || return
+	done
 }
 
 # Without recovery: the devices have to go before they can come again.
