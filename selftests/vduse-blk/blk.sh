@@ -103,6 +103,17 @@ field()
 # checksums DIR: one line for all files below
 checksums() { (cd "$1" && find . -type f -exec cksum {} + | sort | cksum); }
 
+# memory_kb PID: not what is shared with the kernel, which depends on the load of the moment
+memory_kb() { awk '/^RssAnon/ { print $2 }' "/proc/$1/status"; }
+
+# waiting DISK N: at least so many requests are in flight
+waiting()
+{
+	local reads writes
+	read -r reads writes <"/sys/block/${1##*/}/inflight"
+	[ $((reads + writes)) -ge "$2" ]
+}
+
 # busy DISK: many requests completed
 busy()
 {

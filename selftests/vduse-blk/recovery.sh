@@ -70,7 +70,7 @@ stuck_requests() # OPTION...
 	start "$work/fio" fio --name=stuck --filename="$disk" --direct=1 --ioengine=libaio \
 		--rw=randread --bs=4k --iodepth=32 --size=8m --number_ios=64
 	fio=$pid
-	wait_for 10000 in_flight
+	wait_for 10000 waiting "$disk" 1 || return
 	end_pid "$me" KILL
 	kill -CONT "$server"
 	again v-stuck "nbd+unix:///?socket=$work/s" "${fence[@]}" "$@" || return
@@ -79,13 +79,6 @@ stuck_requests() # OPTION...
 		return 1
 	}
 	stop "$pid"
-}
-
-in_flight()
-{
-	local reads writes
-	read -r reads writes <"/sys/block/${disk##*/}/inflight"
-	[ $((reads + writes)) -gt 0 ]
 }
 
 # A file system that is used while its daemon is killed.
@@ -355,7 +348,7 @@ server_away()
 	me=$pid
 	start "$work/reader" dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none
 	reader=$pid
-	wait_for 10000 in_flight || return
+	wait_for 10000 waiting "$disk" 1 || return
 	"$daemon" status v-away | grep -E '^(server|backend) ' || return
 	"$daemon" status v-away | grep -q 'not reached yet' || return
 	nbd_server "$work/s" --threads 1 file "$work/image" || return
@@ -368,10 +361,10 @@ server_away()
 	me=$pid
 	start "$work/reader" dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none
 	reader=$pid
-	wait_for 10000 in_flight || return
+	wait_for 10000 waiting "$disk" 1 || return
 	"$daemon" fail v-away || return
 	! wait "$reader" || return
-	"$daemon" stop v-away || true
+	"$daemon" stop v-away || return
 	wait_for 5000 gone "$me"
 }
 

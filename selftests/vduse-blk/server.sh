@@ -79,16 +79,16 @@ connections() # COUNT FILTER-AND-PLUGIN...: COUNT connections for four queues
 # All four queues' requests use their own connections, each of them.
 every_connection_is_used()
 {
-	local c used=0
+	local c cpus used
+	cpus=$(nproc)
 	log_server memory 64M || return
 	serve s-used "nbd+unix:///?socket=$work/s" --queues 4 || return
-	for c in 0 1; do
+	for ((c = 0; c < cpus; c++)); do
 		taskset -c "$c" dd if="$disk" of=/dev/null bs=4k count=64 iflag=direct status=none
 	done
-	c=$(grep ' Read ' "$work/nbd.log" | grep -o 'connection=[0-9]*' | sort -u | wc -l)
-	echo "reads came on $c connections"
-	used=$c
-	[ "$used" -ge 2 ] || [ "$(nproc)" = 1 ] || return
+	used=$(grep ' Read ' "$work/nbd.log" | grep -o 'connection=[0-9]*' | sort -u | wc -l)
+	echo "reads from $cpus processors came on $used connections"
+	[ "$used" -eq $((cpus < 4 ? cpus : 4)) ] || return
 	stop "$pid"
 }
 
@@ -247,7 +247,46 @@ bad_replies() # MODE TEXT
 	stop "$pid"
 }
 
-plan 20
+# A link that is down and a request that may take for ever: what is left is the peer's
+# kernel, which is asked as soon as --keep-alive says so, also after the request was sent.
+keep_alive()
+{
+	local reader
+	ip netns add s-alive && ip link add s-alive0 type veth peer name s-alive1 netns s-alive &&
+		ip addr add 10.78.0.1/24 dev s-alive0 && ip link set s-alive0 up &&
+		ip -n s-alive addr add 10.78.0.2/24 dev s-alive1 &&
+		ip -n s-alive link set s-alive1 up || return
+	start "$work/nbdkit.log" ip netns exec s-alive nbdkit -f -p 10810 memory 64M
+	wait_for 20000 listening_in s-alive 10810 || return
+	serve s-alive nbd://10.78.0.2:10810/ --request-timeout off --keep-alive off || return
+	local me=$pid
+	ip -n s-alive link set s-alive1 down || return
+	start "$work/reader" dd if="$disk" of=/dev/null bs=4k count=16 iflag=direct status=none
+	reader=$pid
+	sleep 4
+	[ "$(losses s-alive)" = '{}' ] || return
+	"$daemon" set s-alive keep-alive=1 || return
+	wait_for 20000 is_lost s-alive || return
+	! ended "$reader" || return
+	ip -n s-alive link set s-alive1 up || return
+	wait "$reader" || return
+	losses s-alive
+	stop "$me" || return
+	ip link del s-alive0 && ip netns del s-alive
+}
+
+listening_in() { ip netns exec "$1" ss -Hltn "sport = :$2" | grep -q .; } # NETNS PORT
+
+# losses NAME: of its first connection
+losses()
+{
+	"$daemon" stats "$1" --json |
+		python3 -c 'import json,sys; print(json.load(sys.stdin)["connections"][0]["losses"])'
+}
+
+is_lost() { [ "$(losses "$1")" = "{'network': 1}" ]; }
+
+plan 21
 check "requests reach the server: read, write, flush, trim, zero" requests_reach_the_server
 check "vhost: FUA for a driver without flush" fua_for_a_driver_without_flush
 check "multi-conn: four connections for four queues" connections 4 memory 64M
@@ -262,6 +301,7 @@ check "blocksize-policy 4096 65536 131072" blocksize 4096 65536 131072
 check "blocksize-policy 1 512 4096" blocksize 1 512 4096
 check "the server is killed, and comes back" server_comes_back
 check "the server is killed, with --io-timeout" server_dies
+check "keep-alive finds out that the link is down" keep_alive
 check "reply with wrong magic" bad_replies magic "magic"
 check "reply with unknown cookie" bad_replies cookie "cookie"
 check "reply shorter than the read" bad_replies short "closed"

@@ -70,8 +70,6 @@ ended_well()
 }
 
 descriptors() { find "/proc/$1/fd" -type l | wc -l; }
-# Not what is shared with the kernel, which depends on the load of the moment.
-memory_kb() { awk '/^RssAnon/ { print $2 }' "/proc/$1/status"; }
 
 upgrades_under_load() # ROUNDS QUEUES OPTION...
 {
@@ -92,7 +90,7 @@ upgrades_under_load() # ROUNDS QUEUES OPTION...
 	[ "$(field u-load upgrades)" = "$rounds" ] || return
 	echo "descriptors: $fds, $(descriptors "$me"); kB: $kb, $(memory_kb "$me")"
 	[ "$(descriptors "$me")" -le "$fds" ] || return
-	[ "$(memory_kb "$me")" -le $((kb + 16384)) ] || return
+	[ "$(memory_kb "$me")" -le $((kb + 1024)) ] || return
 	end_fio || return
 	fio_verify "$disk" --size=6m --numjobs=2 --offset_increment=8m --group_reporting || return
 	ended_well u-load || return
@@ -256,7 +254,7 @@ holds_lock() { [ "$(cat "/run/vduse-blk/$1/lock")" = "$2" ]; }
 begin_held_upgrade()
 {
 	start "$work/up" "$daemon" upgrade "$1" \
-		--binary "$(traced -e trace=ftruncate -e inject=ftruncate:delay_enter=3000000)"
+		--binary "$(traced -e trace=ftruncate -e inject=ftruncate:delay_enter=8000000)"
 	upgrade=$pid
 	wait_for 30000 has_successor || return
 	started_pids+=("$next")
@@ -308,7 +306,7 @@ successor_told()
 	serve_mine u-told "nbd+unix:///?socket=$work/s" --queues 2 || return
 	start "$work/writes" dd if=/dev/zero of="$disk" bs=4k count=1 oflag=direct
 	local writer=$pid
-	wait_for 10000 some_in_flight || return
+	wait_for 10000 waiting "$disk" 1 || return
 	start "$work/up" "$daemon" upgrade u-told --max-stall 60s
 	upgrade=$pid
 	wait_for 30000 pausing u-told || return
@@ -397,7 +395,7 @@ hanging_server()
 	start_fio 1
 	wait_for 30000 moves_on || return
 	kill -STOP "$server"
-	wait_for 10000 some_in_flight || return
+	wait_for 10000 waiting "$disk" 1 || return
 	! "$daemon" upgrade u-hang --max-stall 200ms >"$work/up" 2>&1 || return
 	kill -CONT "$server"
 	cat "$work/up"
@@ -417,7 +415,7 @@ slow_server()
 	serve_mine u-slow "nbd+unix:///?socket=$work/s" --queues 2 || return
 	start "$work/reads" dd if="$disk" of="$work/read" bs=4k count=8 iflag=direct
 	local reader=$pid
-	wait_for 10000 some_in_flight || return
+	wait_for 10000 waiting "$disk" 1 || return
 	! "$daemon" upgrade u-slow --max-stall 100ms >"$work/up" 2>&1 || return
 	cat "$work/up"
 	grep "requests in flight did not end within 100 ms; process $me goes on" "$work/up" ||
@@ -426,13 +424,6 @@ slow_server()
 	cmp -n 32768 "$work/read" /dev/zero || return
 	upgraded u-slow || return
 	ended_well u-slow
-}
-
-some_in_flight()
-{
-	local reads writes
-	read -r reads writes <"/sys/block/${disk##*/}/inflight"
-	[ $((reads + writes)) -gt 0 ]
 }
 
 # A file, which only one process may open: its descriptor is handed over.
