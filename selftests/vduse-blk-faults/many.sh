@@ -129,7 +129,7 @@ killed_and_back()
 	[ "$waiting" -eq "$killed" ] || return
 	mkdir "$work/before" && cp "$work"/m*.out "$work/before" || return
 	begin 0 "$killed"
-	come 0 "$killed" && same_disks && read_all 0 "$devices" || return
+	come 0 "$killed" && same_disks || return
 	rm -f "$work"/wrote*
 	until_true 120 wrote_all || return
 	touch "$work/enough"
@@ -138,7 +138,7 @@ killed_and_back()
 		cat "$work/writer$i"
 		status=1
 	done
-	return "$status"
+	[ "$status" -eq 0 ] && read_all 0 "$devices"
 }
 
 # What is open stays open: a disk of another name would be another disk.
