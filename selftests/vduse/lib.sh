@@ -70,10 +70,14 @@ now_ms()
 # wait_for MS COMMAND...: until it succeeds
 wait_for()
 {
-	local end=$(($(now_ms) + $1))
+	local ms=$1 end
+	end=$(($(now_ms) + ms))
 	shift
 	until "$@"; do
-		[ "$(now_ms)" -lt "$end" ] || return 1
+		[ "$(now_ms)" -lt "$end" ] || {
+			echo "not within $ms ms: $*" >&2
+			return 1
+		}
 		sleep 0.02
 	done
 }
